@@ -1,0 +1,176 @@
+"""chaussette's bjoern server: one C loop per process and listener, which can be stopped by SIGINT only.
+
+While the loop sleeps no signal handler written in Python runs, so a thread reads signals from the wake-up descriptor.
+It turns the stop signal into the SIGINT that makes bjoern stop accepting, and closes connections that stay idle, since
+bjoern waits for those for ever. With several sockets there is one process per socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import termios
+import threading
+import time
+from typing import Any
+
+from chaussette.backend import _bjoern
+
+from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.process import follow_parent
+from trapeze_backends.worker import Worker
+
+__all__ = ["run"]
+
+
+def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+    """Serve until the worker is asked to stop, then drain."""
+    if len(sockets) > 1:
+        _run_each(app, sockets, worker)
+    else:
+        _run_one(app, sockets[0], worker)
+
+
+def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
+    server = with_socket(_bjoern, _bjoern.Server, sock, _closing(adapt_app(app, sock, worker, "bjoern"), worker), worker)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    # SIGINT too: bjoern trips it at the end without holding the interpreter lock, which crashes CPython when the handler
+    # is one of its two constants.
+    for number in worker.graceful_signals | {signal.SIGQUIT, signal.SIGINT}:
+        signal.signal(number, lambda signum, frame: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_obey, args=(read, sock, worker), name="signals", daemon=True).start()
+    worker.ready()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+def _closing(app: Any, worker: Worker) -> Any:
+    """While draining, tell the client that the connection closes: it then does so itself."""
+
+    def closing(environ: dict[str, Any], start_response: Any) -> Any:
+        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+            if worker.stopping:
+                headers = [*headers, ("Connection", "close")]
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        return app(environ, start)
+
+    return closing
+
+
+def _obey(signals: int, sock: socket.socket, worker: Worker) -> None:
+    """Thread: wait for a signal to leave, then see the drain through."""
+    while not worker.stopping:
+        for number in os.read(signals, 64):
+            if number == signal.SIGQUIT:
+                worker.leave_now()
+            elif number in worker.graceful_signals:
+                worker.stop()
+    family, address = sock.family, sock.getsockname()
+    os.kill(os.getpid(), signal.SIGINT)
+    grace = time.monotonic() + worker.job.drain_grace
+    end = time.monotonic() + worker.job.patience
+    os.set_blocking(signals, False)
+    while time.monotonic() < end:
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGQUIT in os.read(signals, 64):
+                break
+        if time.monotonic() >= grace:
+            _close_idle(family, address)
+        time.sleep(0.05)
+    worker.leave_now()
+
+
+def _close_idle(family: int, address: Any) -> None:
+    """End the reading side of each accepted connection with nothing to read; bjoern closes it when its answer is out."""
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            copy = os.dup(int(entry))
+        except OSError:
+            continue
+        try:
+            with socket.socket(fileno=copy) as peer:
+                if peer.family == family and _is_ours(peer, address) and not _busy(peer):
+                    peer.shutdown(socket.SHUT_RD)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.close(copy)
+
+
+def _is_ours(peer: socket.socket, address: Any) -> bool:
+    """Accepted from our listener: it bears the listener's own address (of any interface, the port) and has a peer."""
+    if peer.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    peer.getpeername()
+    own = peer.getsockname()
+    return bool(own[1] == address[1] if isinstance(address, tuple) else own == address)
+
+
+def _busy(peer: socket.socket) -> bool:
+    """Bytes wait to be read, or came within the last half second (an upload)."""
+    answer = fcntl.ioctl(peer.fileno(), termios.FIONREAD, b"\0\0\0\0")
+    if struct.unpack("i", answer)[0]:
+        return True
+    if peer.family == socket.AF_UNIX:
+        return False
+    info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    last_data_received = struct.unpack_from("I", info, 8 + 4 * 11)[0]  # tcpi_last_data_recv, milliseconds
+    return bool(last_data_received < 500)
+
+
+def _run_each(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
+    """One forked process per socket; this one passes signals on and waits for them."""
+    stop = worker.graceful_signals | worker.fast_signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop | {signal.SIGCHLD})
+    parent = os.getpid()
+    children = {}
+    for position, sock in enumerate(sockets):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                follow_parent(parent, signal.SIGTERM)
+                worker.job.parent = parent
+                worker.is_ready = True  # the parent says so, once for all
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, stop | {signal.SIGCHLD})
+                for other in sockets:
+                    if other is not sock:
+                        other.close()
+                _run_one(app, sock, worker)
+                status = 0
+            finally:
+                os._exit(status)
+        children[pid] = position
+    for sock in sockets:
+        sock.close()
+    worker.ready()
+    failed = _wait_for(children, stop, worker)
+    if failed:
+        raise RuntimeError(f"the process of {failed} ended")
+
+
+def _wait_for(children: dict[int, int], stop: frozenset[int], worker: Worker) -> str:
+    """Pass signals on until no child is left; returns the address whose process ended unasked."""
+    failed = ""
+    while children:
+        number = signal.sigwaitinfo(stop | {signal.SIGCHLD}).si_signo
+        if number in stop:
+            worker.stop()
+            forwarded = signal.SIGTERM if number in worker.graceful_signals else signal.SIGQUIT
+            for pid in children:
+                os.kill(pid, forwarded)
+        for pid in list(children):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                position = children.pop(pid)
+                if not worker.stopping:
+                    failed = worker.job.listeners[position].address
+                    worker.stop()
+                    for other in children:
+                        os.kill(other, signal.SIGTERM)
+    return failed

@@ -1,0 +1,104 @@
+"""chaussette's eventlet server, with an accept loop of ours: eventlet's own knows its connections by the address of the
+peer, which all Unix peers share, and never ends when two of them are open."""
+
+from __future__ import annotations
+
+import os
+import posix
+import socket
+import time
+from typing import Any
+
+import eventlet
+import eventlet.wsgi
+from chaussette.backend import _eventlet
+from eventlet.green import socket as green_socket
+from eventlet.greenio import shutdown_safe
+
+from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.worker import Worker
+
+__all__ = ["run"]
+
+MAX_SIZE = 1024
+"""Connections at a time; eventlet's default."""
+
+
+def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+    """Serve until the worker is asked to stop, then drain."""
+    options = {key: value for key, value in worker.job.options.items() if key != "backend"}
+    pool = eventlet.GreenPool(options.pop("max_size", MAX_SIZE))
+    keepalive = worker.job.keepalive if worker.job.keepalive is not None else True
+    connections: list[Any] = []
+    servers = []
+    for sock in sockets:
+        green = green_socket.socket(sock.family, sock.type, sock.proto, sock.detach())
+        server = with_socket(_eventlet, Server, green, adapt_app(app, green, worker), worker)
+        server.setup(pool, connections, keepalive=keepalive, log_output=False, **options)
+        servers.append(server)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    worker.catch_signals(lambda: posix.write(write, b"."))  # os.write is eventlet's: not for signal handlers
+    acceptors = [eventlet.spawn(server.serve_forever) for server in servers]
+    worker.restore_backlog([server.socket for server in servers])
+    worker.ready()
+    os.read(read, 1)  # eventlet's: the others go on
+    for acceptor, server in zip(acceptors, servers, strict=True):
+        acceptor.kill()
+        server.socket.close()
+        server.server.keepalive = False
+    _drain(connections, worker)
+
+
+class Server(_eventlet.Server):  # type: ignore[misc]
+    """chaussette's, with the loop replaced."""
+
+    def setup(self, pool: Any, connections: list[Any], **options: Any) -> None:
+        """Make eventlet's own server object."""
+        self.pool = pool
+        self.connections = connections
+        self.server = eventlet.wsgi.Server(
+            self.socket, self.socket.getsockname(), self.application, protocol=Protocol, **options
+        )
+
+    def serve_forever(self) -> None:
+        """Accept until killed. A place in the pool is waited for first, so that others get what we cannot serve."""
+        while True:
+            if self.pool.free() <= 0:
+                eventlet.sleep(0.01)
+                continue
+            try:
+                client, address = self.socket.accept()
+            except (ConnectionError, InterruptedError):
+                continue
+            client.settimeout(self.server.socket_timeout)
+            connection = [address, client, eventlet.wsgi.STATE_IDLE]
+            self.connections.append(connection)
+            self.pool.spawn(self._serve, connection)
+
+    def _serve(self, connection: list[Any]) -> None:
+        try:
+            self.server.process_request(connection)
+        finally:
+            self.connections.remove(connection)
+            shutdown_safe(connection[1])
+            connection[1].close()
+
+
+class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
+    """While draining, a connection closes after its answer."""
+
+    def handle_one_response(self) -> None:
+        if self.server.keepalive is False:
+            self.close_connection = True
+        super().handle_one_response()
+
+
+def _drain(connections: list[Any], worker: Worker) -> None:
+    start = time.monotonic()
+    while connections and time.monotonic() < start + worker.job.patience:
+        if time.monotonic() >= start + worker.job.drain_grace:
+            for _, client, state in list(connections):
+                if state == eventlet.wsgi.STATE_IDLE:
+                    shutdown_safe(client)
+        eventlet.sleep(0.02)

@@ -1,0 +1,133 @@
+"""chaussette's gevent and geventwebsocket servers. The standard library has been patched before the app was imported."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+import time
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.socket
+
+from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.worker import Worker
+
+__all__ = ["run"]
+
+
+def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+    """Serve until the worker is asked to stop, then drain."""
+    module, base = _chaussette_module(name)
+    live: set[Any] = set()
+    handler = _handler(base, live, worker)
+    spawn = worker.job.options.get("spawn", "default")
+    servers = []
+    for sock in sockets:
+        green = gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        server = with_socket(
+            module,
+            module.Server,
+            green,
+            adapt_app(app, green, worker),
+            worker,
+            spawn=spawn,
+            log=None,
+            handler_class=handler,
+            environ={"wsgi.multiprocess": True},  # makes gevent accept one connection at a time: siblings get theirs
+        )
+        server.handler_class = handler
+        servers.append(server)
+    stop = gevent.event.Event()
+    worker.catch_signals(_waker(stop))
+    for server in servers:
+        server.start()
+    worker.restore_backlog([server.socket for server in servers])
+    worker.ready()
+    stop.wait()
+    for server in servers:
+        server.close()
+    _drain(live, worker)
+
+
+def _waker(event: Any) -> Any:
+    """A function that sets `event` from inside a signal handler: the loop is woken from its sleep."""
+    watcher = gevent.get_hub().loop.async_()
+    watcher.start(event.set)
+    return watcher.send
+
+
+def _chaussette_module(name: str) -> tuple[Any, type[Any]]:
+    if name == "geventwebsocket":
+        from chaussette.backend import _geventwebsocket
+        from geventwebsocket.handler import WebSocketHandler
+
+        return _geventwebsocket, WebSocketHandler
+    from chaussette.backend import _gevent
+
+    return _gevent, _gevent.CustomWSGIHandler
+
+
+def _handler(base: type[Any], live: set[Any], worker: Worker) -> type[Any]:
+    keepalive = worker.job.keepalive
+
+    class Handler(base):
+        """Knows whether it waits for a request; says `Connection: close` while draining."""
+
+        idle_since: float | None = None
+        served = 0
+
+        def handle(self) -> None:
+            live.add(self)
+            try:
+                super().handle()
+            finally:
+                live.discard(self)
+
+        def read_requestline(self) -> Any:
+            self.idle_since = time.monotonic()
+            try:
+                # The first request is waited for without a limit, as gevent does.
+                with gevent.Timeout(keepalive if self.served else None, False):
+                    return super().read_requestline()
+                return ""
+            finally:
+                self.idle_since = None
+                self.served += 1
+
+        def handle_one_response(self) -> None:
+            if worker.stopping:
+                self.close_connection = True
+            super().handle_one_response()
+
+    return Handler
+
+
+def _drain(live: set[Any], worker: Worker) -> None:
+    start = time.monotonic()
+    while live and time.monotonic() < start + worker.job.patience:
+        if time.monotonic() >= start + worker.job.drain_grace:
+            for handler in list(live):
+                _close_if_idle(handler)
+        gevent.sleep(0.02)
+
+
+def _close_if_idle(handler: Any) -> None:
+    sock = getattr(handler, "socket", None)
+    if sock is None:
+        return
+    if getattr(handler, "websocket", None) is not None:
+        handler.websocket.close(1012, b"service restart")
+    elif handler.idle_since is not None and not _unread(sock):
+        try:
+            sock.shutdown(socket.SHUT_RD)  # its read returns "", and it closes
+        except OSError:
+            return
+
+
+def _unread(sock: Any) -> int:
+    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
+    return int(struct.unpack("i", answer)[0])

@@ -1,0 +1,89 @@
+"""chaussette's wsgiref server: one request at a time, several sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler
+
+from chaussette.backend import _wsgiref
+
+from trapeze_backends.chaussette_common import adapt_app, host_and_port, with_socket
+from trapeze_backends.worker import Worker
+
+__all__ = ["run"]
+
+TIMEOUT = 10.0
+"""Seconds a silent client may hold the worker, which serves nobody else meanwhile."""
+
+
+def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+    """Serve until the worker is asked to stop; the request under way is finished."""
+    timeout = worker.job.options.get("timeout", TIMEOUT)
+    handler = type("Handler", (Handler,), {"timeout": timeout})
+    selector = selectors.DefaultSelector()
+    for sock in sockets:
+        server = with_socket(_wsgiref, Server, sock, adapt_app(app, sock, worker), worker)
+        server.RequestHandlerClass = handler
+        selector.register(sock, selectors.EVENT_READ, server)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    selector.register(wake_read, selectors.EVENT_READ, None)
+    worker.catch_signals(lambda: os.write(wake_write, b"."))
+    worker.ready()
+    while not worker.stopping:
+        for key, _ in selector.select():
+            if key.data is not None and not worker.stopping:
+                key.data.handle_request_noblock()
+    for sock in sockets:
+        sock.close()
+
+
+class Server(_wsgiref.ChaussetteServer):  # type: ignore[misc]
+    """On a socket that is bound already."""
+
+    def server_bind(self) -> None:
+        """Nothing is bound; the names only."""
+        self.server_name, port = host_and_port(self.socket)
+        self.server_port = int(port)
+        self.setup_environ()
+
+    def _handle_request_noblock(self) -> None:
+        self.handle_request_noblock()
+
+    def handle_request_noblock(self) -> None:
+        """Accept one connection, if another worker was not faster, and serve it."""
+        super()._handle_request_noblock()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept; the address of a Unix peer is an empty text, which wsgiref cannot take apart."""
+        client, address = self.socket.accept()
+        return client, address if isinstance(address, tuple) else ("", 0)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away or stays silent is no error."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class Handler(_wsgiref.ChaussetteHandler):  # type: ignore[misc]
+    """chaussette's replaces each client's address by 0.0.0.0."""
+
+    def __init__(self, sock: socket.socket, address: Any, server: Any) -> None:
+        WSGIRequestHandler.__init__(self, sock, address, server)
+
+    def address_string(self) -> str:
+        """Without a look-up of names."""
+        return str(self.client_address[0])
+
+    def finish(self) -> None:
+        """The client may have gone."""
+        with contextlib.suppress(ConnectionError):
+            super().finish()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The access log is ours, and only where it is wanted."""

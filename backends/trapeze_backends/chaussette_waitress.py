@@ -1,0 +1,83 @@
+"""waitress, as chaussette's backend of that name: chaussette's own class cannot be made with waitress 2 and newer, since
+it passes `fd://` as a host, so waitress's are used."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import waitress.server
+from waitress import wasyncore
+from waitress.task import ThreadedTaskDispatcher, WSGITask
+
+from trapeze_backends.chaussette_common import adapt_app
+from trapeze_backends.worker import Worker
+
+__all__ = ["run"]
+
+THREADS = 4
+
+
+def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+    """Serve until the worker is asked to stop, then drain."""
+    job = worker.job
+    adjustments = {key: value for key, value in job.options.items() if key != "backend"}
+    threads = job.threads or int(adjustments.pop("threads", 0)) or THREADS
+    adjustments.setdefault("backlog", job.backlog)
+    if job.keepalive is not None:
+        adjustments["channel_timeout"] = max(int(job.keepalive + 0.5), 1)
+    channels: dict[int, Any] = {}
+    dispatcher = ThreadedTaskDispatcher()
+    dispatcher.set_thread_count(threads)
+    channel_class = _channel_class(worker)
+    servers = []
+    # One call per socket: TCP and Unix may not be mixed in one.
+    for sock in sockets:
+        server = waitress.server.create_server(
+            adapt_app(app, sock, worker), map=channels, _dispatcher=dispatcher, sockets=[sock], **adjustments
+        )
+        server.channel_class = channel_class
+        servers.append(server)
+    worker.catch_signals(servers[0].pull_trigger)  # wakes poll(), which Python would resume otherwise
+    worker.restore_backlog([server.socket for server in servers])
+    worker.ready()
+    while not worker.stopping:
+        wasyncore.loop(timeout=30, map=channels, use_poll=True, count=1)
+    for server in servers:
+        server.accepting = False
+        # Not server.close(): that one ends the trigger, which the threads need to have their answers sent.
+        wasyncore.dispatcher.close(server)
+    _drain(channels, worker)
+    dispatcher.shutdown(timeout=0.1)
+
+
+def _drain(channels: dict[int, Any], worker: Worker) -> None:
+    """Go on until no connection is left; idle ones are closed after the grace."""
+    start = time.monotonic()
+    while time.monotonic() < start + worker.job.patience:
+        live = [channel for channel in channels.values() if isinstance(channel, waitress.server.HTTPChannel)]
+        if not live:
+            return
+        if time.monotonic() >= start + worker.job.drain_grace:
+            for channel in live:
+                if not channel.requests and not channel.request and not channel.total_outbufs_len:
+                    channel.handle_close()
+        wasyncore.loop(timeout=0.05, map=channels, use_poll=True, count=1)
+
+
+def _channel_class(worker: Worker) -> type[Any]:
+    class Task(WSGITask):  # type: ignore[misc]
+        """While draining, answers say that the connection closes."""
+
+        def build_response_header(self) -> bytes:
+            if worker.stopping:
+                self.request.headers["CONNECTION"] = "close"
+            return super().build_response_header()  # type: ignore[no-any-return]
+
+    class Channel(waitress.server.HTTPChannel):  # type: ignore[misc]
+        """waitress's, with that task."""
+
+        task_class = Task
+
+    return Channel

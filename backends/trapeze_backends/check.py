@@ -1,0 +1,92 @@
+"""Mode check: say, in the app's own interpreter, what would go wrong, without starting anything."""
+
+from __future__ import annotations
+
+import sys
+
+from trapeze_backends import registry
+from trapeze_backends.contract import Problem, StartError
+from trapeze_backends.jsontext import dumps
+from trapeze_backends.loading import find_module, load, use_app_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from trapeze_backends.contract import Backend, Job
+
+__all__ = ["check"]
+
+
+def check(job: Job) -> int:
+    """Print what was found as one JSON object on stdout; returns the exit status, always 0."""
+    use_app_dir(job.app_dir)
+    problems: list[Problem] = []
+    backend = _backend(job, problems)
+    if job.app:
+        _app(job, backend, problems)
+    answer = {
+        "backend": backend.name if backend else job.backend,
+        "version": backend.version() if backend else "",
+        "python": sys.version.split()[0],
+        "problems": [problem.as_dict() for problem in problems],
+    }
+    print(dumps(answer), flush=True)
+    return 0
+
+
+def _backend(job: Job, problems: list[Problem]) -> Backend | None:
+    name = job.backend
+    if name == "auto":
+        if job.interface == "auto":
+            return _auto(job, problems)
+        name = registry.auto(job.interface)
+    try:
+        backend = registry.get(name)
+    except StartError as error:
+        problems.append(Problem("backend", error.message, error.hint))
+        return None
+    if job.interface != "auto" and job.interface not in backend.interfaces:
+        problems.append(
+            Problem(
+                "interface",
+                f"{name} does not serve {job.interface.upper()} apps",
+                f'backend = "{registry.auto(job.interface)}" does',
+            )
+        )
+    problems += backend.check(job)
+    return backend
+
+
+def _auto(job: Job, problems: list[Problem]) -> None:
+    """Which it will be is only known when the app has been imported: one of the two must be there."""
+    if job.options:
+        problems.append(
+            Problem(
+                "options",
+                'options are those of one server, and backend = "auto" does not say which',
+                'name it: backend = "gunicorn"',
+            )
+        )
+    bare = {"gunicorn": registry.get("gunicorn"), "uvicorn": registry.get("uvicorn")}
+    if not any(backend.version() for backend in bare.values()):
+        problems.append(
+            Problem("backend", f"neither gunicorn nor uvicorn is installed in {sys.prefix}", "pip install gunicorn")
+        )
+
+
+def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> None:
+    if not job.import_app:
+        reason = find_module(job.app)
+        if reason:
+            problems.append(Problem("app", reason, f"looked in {job.app_dir or 'sys.path'}"))
+        return
+    from trapeze_backends.serve import choose_interface
+
+    try:
+        if backend is not None and not problems:
+            backend.prepare(job)
+        app, interface = choose_interface(load(job), job)
+    except StartError as error:
+        problems.append(Problem("app", error.message, error.traceback or error.hint))
+        return
+    if backend is not None and interface not in backend.interfaces:
+        problems.append(Problem("backend", f"{backend.name} does not serve {interface.upper()} apps", ""))

@@ -1,0 +1,63 @@
+"""Entry point on the other side of exec: read the job, settle, then serve an app, run a command, or check."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from trapeze_backends.contract import Job, StartError
+from trapeze_backends.jsontext import loads
+from trapeze_backends.notify import Notifier
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["main", "read_job"]
+
+EXIT_START_FAILED = 3
+
+
+def main(job_fd: int) -> NoReturn:
+    """Do the job that `job_fd` holds and end the process: 0, or 3 when it could not start."""
+    job = read_job(job_fd)
+    notifier = Notifier(job.notify_fd)
+    try:
+        if job.mode == "check":
+            from trapeze_backends.check import check
+
+            sys.exit(check(job))
+        from trapeze_backends.process import settle
+
+        settle(job)
+        if job.mode == "exec":
+            from trapeze_backends.execute import execute
+
+            execute(job, notifier)
+        from trapeze_backends.serve import serve
+
+        serve(job, notifier)
+    except StartError as error:
+        notifier.error(error.message, traceback=error.traceback, hint=error.hint)
+        _leave(EXIT_START_FAILED)
+    sys.exit(0)
+
+
+def read_job(fd: int) -> Job:
+    """Read the whole job from the start of `fd` and close it."""
+    size = os.fstat(fd).st_size
+    text = b""
+    while piece := os.pread(fd, max(size - len(text), 1), len(text)):
+        text += piece
+    os.close(fd)
+    return Job(loads(text.decode()))
+
+
+def _leave(status: int) -> NoReturn:
+    """End without waiting for whatever threads the app has started while it was imported."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue
+    os._exit(status)

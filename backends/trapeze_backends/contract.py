@@ -1,0 +1,170 @@
+"""The contract between supervisor, child and backend: plain data, and the base class of backends.
+
+Written without dataclasses and typing on purpose: the two cost 20 ms in an interpreter that has not imported them.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+    from typing import Any
+
+    from trapeze_backends.worker import Worker
+
+__all__ = ["JOB_VERSION", "Backend", "Job", "Listener", "Problem", "StartError"]
+
+JOB_VERSION = 1
+
+
+class StartError(Exception):
+    """This worker cannot start, and why: one line, a hint, and a traceback only where the app's own code is to blame."""
+
+    def __init__(self, message: str, *, hint: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.traceback = traceback
+
+
+class Problem:
+    """Something in the configuration that this backend, in this interpreter, cannot do.
+
+    Args:
+        field: name of the field of the service: `backend`, `threads`, `options.worker_class`.
+        reason: what is wrong, in one line.
+        hint: what to do about it.
+    """
+
+    __slots__ = ("field", "hint", "reason")
+
+    def __init__(self, field: str, reason: str, hint: str = "") -> None:
+        self.field = field
+        self.reason = reason
+        self.hint = hint
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Problem) and self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Problem({self.field!r}, {self.reason!r}, {self.hint!r})"
+
+    def as_dict(self) -> dict[str, str]:
+        """As JSON wants it."""
+        return {"field": self.field, "reason": self.reason, "hint": self.hint}
+
+
+class Listener:
+    """One inherited listening socket.
+
+    Args:
+        name: its name in the configuration; several addresses may share one.
+        fd: its descriptor in this process.
+        address: as text, for messages.
+        backlog: to be handed to whatever calls listen() again, since the last caller wins.
+    """
+
+    __slots__ = ("address", "backlog", "fd", "name")
+
+    def __init__(self, name: str, fd: int, address: str, backlog: int = 2048) -> None:
+        self.name = name
+        self.fd = fd
+        self.address = address
+        self.backlog = backlog
+
+
+class Job:
+    """What one worker is asked to do; read from the JSON that the supervisor wrote.
+
+    Raises:
+        StartError: the JSON is of another version.
+    """
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        if raw.get("version") != JOB_VERSION:
+            raise StartError(f"the job is of version {raw.get('version')}, this worker understands {JOB_VERSION}")
+        get = raw.get
+        self.raw = raw
+        self.mode: str = get("mode", "serve")
+        self.service: str = get("service", "web")
+        self.index: int = get("index") or 0
+        self.generation: int = get("generation") or 1
+        self.label: str = get("label") or f"{self.service}[{self.index}]"
+        # the process
+        self.parent: int = get("parent") or 0
+        self.stop_signal: int = get("stop_signal") or 15
+        self.rlimits: dict[str, list[int]] = get("rlimits") or {}
+        self.nice: int | None = get("nice")
+        self.notify_fd: int | None = get("notify_fd")
+        self.listeners: list[Listener] = [
+            Listener(entry.get("name", ""), entry["fd"], entry.get("address", ""), entry.get("backlog") or 2048)
+            for entry in get("sockets") or []
+        ]
+        # the app
+        self.app: str = get("app") or ""
+        self.factory: bool = bool(get("factory"))
+        self.interface: str = get("interface") or "auto"
+        self.app_dir: str = get("app_dir") or ""
+        self.reload: bool = bool(get("reload"))
+        self.import_app: bool = bool(get("import_app"))
+        # the server
+        self.backend: str = get("backend") or "auto"
+        self.options: dict[str, Any] = dict(get("options") or {})
+        self.workers: int = get("workers") or 1
+        self.threads: int | None = get("threads")
+        self.keepalive: float | None = get("keepalive")
+        self.access_log: bool = bool(get("access_log"))
+        self.root_path: str = get("root_path") or ""
+        self.stop_timeout: float = float(30.0 if get("stop_timeout") is None else raw["stop_timeout"])
+        self.drain_grace: float = float(1.0 if get("drain_grace") is None else raw["drain_grace"])
+        # a command
+        self.command: list[str] = list(get("command") or [])
+
+    @property
+    def backlog(self) -> int:
+        """The longest backlog of its sockets."""
+        return max((listener.backlog for listener in self.listeners), default=2048)
+
+    @property
+    def patience(self) -> float:
+        """Seconds a draining worker waits for its requests: a little less than the supervisor waits for it."""
+        return self.stop_timeout * 0.9
+
+
+class Backend:
+    """A server that runs an app on inherited sockets. Inheriting from this is convenient, not required.
+
+    One instance lives in each worker; `prepare`, then `run`, are called on the main thread.
+    """
+
+    name: str = ""
+    interfaces: frozenset[str] = frozenset()
+    """What it serves: "wsgi", "asgi" or both. An ASGI app always arrives as ASGI 3."""
+
+    def version(self) -> str:
+        """Version of the server, or "" when it is not known or not installed."""
+        return ""
+
+    def check(self, job: Job) -> list[Problem]:
+        """Return all that this backend cannot do of what `job` asks for; runs nothing, imports little."""
+        return []
+
+    def prepare(self, job: Job) -> None:
+        """Called before the app is imported: the place for monkey patches."""
+
+    def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
+        """Serve until the worker is asked to stop, drain, and return.
+
+        Args:
+            app: WSGI callable or ASGI 3 application, see `worker.interface`.
+            sockets: listening and non-blocking, one per address. Never make one blocking: the flag belongs to the
+                open file description, which all workers and the supervisor share.
+            worker: call `worker.ready()` once, when connections are accepted.
+
+        Raises:
+            StartError: it cannot serve this app.
+        """
+        raise NotImplementedError

@@ -1,0 +1,284 @@
+"""gunicorn's worker classes, run directly: the supervisor takes the place of gunicorn's master process (arbiter).
+
+Works with gunicorn 20 and newer. A worker class is given listening sockets and an app, and its `init_process` serves
+until SIGTERM; its first `notify()` is what it does once it accepts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from trapeze_backends.contract import Backend, Problem, StartError
+from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, make_config
+from trapeze_backends.installed import is_installed, version_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from types import FrameType
+    from typing import Any
+
+    from trapeze_backends.contract import Job
+    from trapeze_backends.worker import Worker
+
+__all__ = ["GunicornBackend", "backend"]
+
+
+class GunicornBackend(Backend):
+    """WSGI by gthread unless another class is asked for; ASGI by gunicorn's own asgi class."""
+
+    name = "gunicorn"
+    interfaces = frozenset({"wsgi", "asgi"})
+
+    def __init__(self) -> None:
+        self.config: Any = None
+
+    def version(self) -> str:
+        """Version of gunicorn."""
+        loaded = sys.modules.get("gunicorn")
+        return str(loaded.__version__) if loaded else version_of("gunicorn")
+
+    def check(self, job: Job) -> list[Problem]:
+        """Not installed; options that are the supervisor's, or that this gunicorn does not know."""
+        if not is_installed("gunicorn"):
+            return [Problem("backend", f"gunicorn is not installed in {sys.prefix}", "pip install gunicorn")]
+        return check_options(job)
+
+    def prepare(self, job: Job) -> None:
+        """Read the configuration; patch if the worker class is one of green threads."""
+        self.config = make_config(job)
+        green = GREEN.get(self.config.settings["worker_class"].get())
+        if green == "gevent":
+            from gevent import monkey
+
+            monkey.patch_all()
+        elif green == "eventlet":
+            from trapeze_backends.green import patch_eventlet
+
+            patch_eventlet()
+
+    def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
+        """Serve until the worker class returns."""
+        config = self.config
+        worker_class = self._worker_class(worker)
+        log = config.logger_class(config)
+        adapted = _adapt(worker_class, worker)
+        # Held until the end: older gevent workers take the number of the descriptor and not the object that owns it.
+        listeners = [_wrap(sock, config, log) for sock in sockets]
+        process = adapted(
+            age=worker.job.index + 1,
+            ppid=worker.job.parent or os.getppid(),
+            sockets=list(listeners),
+            app=_App(app, config, log),
+            timeout=1.0,  # seconds between looks at the parent, for the classes that have no loop of their own
+            cfg=config,
+            log=log,
+        )
+        process.pid = os.getpid()
+        arbiter = _Arbiter(config, log, process.ppid, process.app)
+        try:
+            config.post_fork(arbiter, process)
+            process.init_process()
+        finally:
+            process.tmp.close()
+            config.worker_exit(arbiter, process)
+            listeners.clear()
+
+    def _worker_class(self, worker: Worker) -> type[Any]:
+        config = self.config
+        name = config.settings["worker_class"].get()
+        if worker.interface == "asgi" and name == "gthread" and "worker_class" not in worker.job.options:
+            name = "asgi"
+            config.set("worker_class", name)
+        speaks = interface_of(name)
+        if speaks is not None and speaks != worker.interface:
+            better = 'backend = "uvicorn"' if worker.interface == "asgi" else 'worker_class = "gthread"'
+            raise StartError(
+                f"gunicorn's {name} workers serve {speaks.upper()} apps, {worker.job.app} is {worker.interface.upper()}",
+                hint=f"use {better}",
+            )
+        try:
+            return config.worker_class  # type: ignore[no-any-return]
+        except Exception as error:  # RuntimeError of its own, ImportError, whatever a plugin raises
+            hint = ""
+            if name == "asgi":
+                hint = f'gunicorn {self.version()} has no asgi workers: backend = "uvicorn", or a newer gunicorn'
+            raise StartError(f"gunicorn cannot load the worker class {name!r}: {_last_line(error)}", hint=hint) from None
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+class _App:
+    """What a worker class wants of gunicorn's application object."""
+
+    def __init__(self, app: Any, config: Any, log: Any) -> None:
+        self.callable = app
+        self.cfg = config
+        self.logger = log
+
+    def wsgi(self) -> Any:
+        """The app; ASGI ones too."""
+        return self.callable
+
+
+class _Arbiter:
+    """Stands in for the master process in the hooks of a conf.py that get one."""
+
+    def __init__(self, config: Any, log: Any, pid: int, app: Any) -> None:
+        self.cfg = config
+        self.log = log
+        self.pid = pid
+        self.app = app
+        self.num_workers = config.workers
+
+
+def _wrap(sock: socket.socket, config: Any, log: Any) -> Any:
+    """The kind of object that gunicorn's workers expect; it duplicates the descriptor and closes the one it is given."""
+    import gunicorn.sock
+
+    name = sock.getsockname()
+    if isinstance(name, bytes):  # an abstract Unix socket
+        name = name.decode("utf-8", "surrogateescape")
+    wrapped = gunicorn.sock._sock_type(name)(name, config, log, fd=sock.detach())
+    os.set_inheritable(wrapped.fileno(), False)
+    return wrapped
+
+
+def _adapt(base: type[Any], worker: Worker) -> type[Any]:
+    """Return a worker class that reports to us instead of to an arbiter."""
+
+    class Adapted(base):
+        """The worker class of gunicorn, under our supervisor."""
+
+        def init_signals(self) -> None:
+            super().init_signals()
+            loop = getattr(self, "loop", None)
+            for number in worker.graceful_signals:
+                if loop is not None:
+                    loop.add_signal_handler(number, self._graceful_in_loop)
+                else:
+                    signal.signal(number, self.handle_exit)
+            for number in worker.fast_signals:
+                if loop is not None:
+                    loop.remove_signal_handler(number)
+                signal.signal(number, self.handle_quit)
+
+        def _graceful_in_loop(self) -> None:
+            worker.stop()
+            self.handle_exit_signal()
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            worker.stop()
+            super().handle_exit(sig, frame)
+
+        def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+            # gunicorn's own raises SystemExit, and the interpreter then waits for the threads of the pool.
+            self.alive = False
+            self.cfg.worker_int(self)
+            worker.leave_now()
+
+        def notify(self) -> None:
+            """Called by every class about once a second, for the first time when it accepts."""
+            if not worker.is_ready:
+                worker.restore_backlog(self.sockets)
+                worker.ready()
+            if worker.is_orphan:
+                # Their own answer to this differs by class, down to an exit in the middle of requests: drain instead.
+                worker.stop()
+                self.alive = False
+                self.ppid = os.getppid()
+            super().notify()
+
+    if base.__name__ == "ThreadWorker":
+        module = sys.modules[base.__module__]
+        if hasattr(module, "STOP_KEEPALIVE_LINGER"):
+            module.STOP_KEEPALIVE_LINGER = worker.job.drain_grace
+        if not hasattr(base, "set_accept_enabled"):
+            return _drain_old_threads(Adapted, worker)
+    if base.__name__ == "ASGIWorker":
+        return _explain_lifespan(Adapted)
+    return Adapted
+
+
+def _drain_old_threads(base: type[Any], worker: Worker) -> type[Any]:
+    """gthread before gunicorn 24 drops, at SIGTERM, connections it has accepted and not read yet: read them first.
+
+    `alive` has two readers: the loop, which must go round for a while, and the requests in the threads of the pool,
+    whose answers must say `Connection: close` from the first moment on.
+    """
+    import threading
+
+    main = threading.get_ident()
+
+    class Draining(base):
+        """Goes on reading what it has accepted, for `drain_grace` seconds at most."""
+
+        _loop_alive = True
+        _leave_at: float | None = None
+
+        @property
+        def alive(self) -> bool:
+            return self._loop_alive if threading.get_ident() == main else not worker.stopping and self._loop_alive
+
+        @alive.setter
+        def alive(self, value: bool) -> None:
+            self._loop_alive = value
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            worker.stop()
+
+        def notify(self) -> None:
+            super().notify()
+            if not worker.stopping:
+                return
+            if self._leave_at is None:
+                self._leave_at = time.monotonic() + worker.job.drain_grace
+                for sock in self.sockets:
+                    self.poller.unregister(sock)
+            if self.nr_conns <= 0 or time.monotonic() >= self._leave_at:
+                self.alive = False
+
+    return Draining
+
+
+def _explain_lifespan(base: type[Any]) -> type[Any]:
+    """gunicorn's asgi class logs why a lifespan start-up failed, and exits 3: keep the reason."""
+
+    class Explained(base):
+        """Raises the reason."""
+
+        def run(self) -> None:
+            from gunicorn.asgi import lifespan
+
+            reasons: list[BaseException] = []
+            original = lifespan.LifespanManager
+
+            class Manager(original):  # type: ignore[misc, valid-type]
+                """Notes what its start-up raised."""
+
+                async def startup(self) -> None:
+                    try:
+                        await super().startup()
+                    except Exception as error:
+                        reasons.append(error)
+                        raise
+
+            lifespan.LifespanManager = Manager
+            try:
+                super().run()
+            except SystemExit:
+                if reasons:
+                    raise StartError(f"the app's lifespan start-up failed: {_last_line(reasons[0])}") from None  # type: ignore[arg-type]
+                raise
+            finally:
+                lifespan.LifespanManager = original
+
+    return Explained
+
+
+backend = GunicornBackend

@@ -1,0 +1,61 @@
+"""What a worker tells the supervisor: sd_notify text, one packet per message, on an inherited socket."""
+
+from __future__ import annotations
+
+import os
+from posix import write  # not os.write: eventlet replaces that one, and its own cannot be called in a signal handler
+
+from trapeze_backends.jsontext import dumps
+
+__all__ = ["Notifier"]
+
+LIMIT = 64 * 1024
+"""Bytes of a traceback that are passed on; a longer one is cut in the middle."""
+
+
+class Notifier:
+    """Sends messages; falls silent when nobody listens (any more).
+
+    Args:
+        fd: one end of a connected SOCK_SEQPACKET pair, or None for a worker that was started by hand.
+    """
+
+    def __init__(self, fd: int | None) -> None:
+        self.fd = fd
+        if fd is not None:
+            os.set_inheritable(fd, False)
+
+    def send(self, **fields: str) -> bool:
+        """Send KEY=VALUE lines as one packet; False when nobody heard it."""
+        if self.fd is None:
+            return False
+        text = "\n".join(f"{key}={value}" for key, value in fields.items())
+        try:
+            write(self.fd, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            # The supervisor is gone. The parent-death signal is what ends us; an error here would only hide it.
+            return False
+        return True
+
+    def ready(self, *, interface: str, backend: str, version: str) -> None:
+        """Say that this worker accepts."""
+        self.send(READY="1", X_TRAPEZE=dumps({"interface": interface, "backend": backend, "version": version}))
+
+    def error(self, message: str, *, traceback: str = "", hint: str = "") -> None:
+        """Say why this worker cannot start; on stderr when nobody listens."""
+        line = " ".join(message.split())
+        text = cut(traceback)
+        if self.send(X_TRAPEZE_ERROR=dumps({"message": line, "traceback": text, "hint": hint})):
+            return
+        shown = [part for part in (text.rstrip(), f"error: {line}", f"hint: {hint}" if hint else "") if part]
+        write(2, ("\n".join(shown) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def cut(text: str, limit: int = LIMIT) -> str:
+    """Return `text`, with its middle left out when it is longer than `limit` bytes."""
+    raw = text.encode("utf-8", "backslashreplace")
+    if len(raw) <= limit:
+        return text
+    half = limit // 2
+    head, tail = raw[:half].decode("utf-8", "ignore"), raw[-half:].decode("utf-8", "ignore")
+    return f"{head}\n... {len(raw) - 2 * half} bytes left out ...\n{tail}"

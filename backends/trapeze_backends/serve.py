@@ -1,0 +1,147 @@
+"""Mode serve: from the job to a server that accepts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from trapeze_backends import registry
+from trapeze_backends.contract import StartError
+from trapeze_backends.detect import detect
+from trapeze_backends.loading import call_factory, failure, load, use_app_dir
+from trapeze_backends.worker import Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from trapeze_backends.contract import Backend, Job
+    from trapeze_backends.notify import Notifier
+
+__all__ = ["choose_interface", "prepared_backend", "serve"]
+
+
+def serve(job: Job, notifier: Notifier) -> None:
+    """Import the app and run it on the inherited sockets; returns when the worker has drained.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    # What Python does on SIGINT (a traceback from wherever it is) helps nobody here, until a server is in charge.
+    import _signal
+
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    sockets = _adopt(job)
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe: or what the app prints would show up much later
+    use_app_dir(job.app_dir)
+    backend = prepared_backend(job)
+    app, interface = choose_interface(load(job), job)
+    if backend is None:
+        job.backend = registry.auto(interface)
+        backend = prepared_backend(job)
+    assert backend is not None
+    if interface not in backend.interfaces:
+        raise StartError(
+            f"{job.app} is {_article(interface)} app and {backend.name} serves {' and '.join(sorted(backend.interfaces)).upper()} only",
+            hint=f'backend = "{registry.auto(interface)}" serves it',
+        )
+    worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
+    worker.holds(sockets)
+    if job.root_path:
+        from trapeze_backends.mounted import mounted
+
+        app = mounted(app, interface, job.root_path)
+    try:
+        backend.run(app, sockets, worker)
+    except Exception as error:
+        if worker.is_ready or isinstance(error, StartError):
+            raise
+        raise failure(f"{backend.name} failed", error) from None
+    if not worker.is_ready and not worker.stopping:
+        raise StartError(f"{backend.name} ended before it accepted connections")
+
+
+def prepared_backend(job: Job) -> Backend | None:
+    """Return the backend, told to prepare for the app; None when only the app can tell which it is.
+
+    Raises:
+        StartError: it is not known or not installed, or cannot do what the job asks for.
+    """
+    if job.backend == "auto":
+        if job.interface == "auto":
+            return None
+        job.backend = registry.auto(job.interface)
+    backend = registry.get(job.backend)
+    problems = backend.check(job)
+    if problems:
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise StartError(f"{first.field}: {first.reason}{more}", hint=first.hint)
+    backend.prepare(job)
+    return backend
+
+
+def choose_interface(app: Any, job: Job) -> tuple[Any, str]:
+    """Return the app, made and wrapped as need be, and what it speaks: "wsgi" or "asgi".
+
+    Raises:
+        StartError: that cannot be told, or no backend speaks it.
+    """
+    kind = detect(app)
+    if kind == "factory" and job.interface == "auto":
+        if job.index == 0:
+            print(f"{job.app} looks like a factory and is called; say so by factory = true", file=sys.stderr, flush=True)
+        app = call_factory(app, job.app)
+        kind = detect(app)
+    if job.interface != "auto":
+        kind = "wsgi" if job.interface == "wsgi" else "asgi2" if kind == "asgi2" else "asgi3"
+    if kind == "asgi2":
+        return _single(app), "asgi"
+    if kind in ("asgi3", "wsgi"):
+        return app, kind[:4]
+    raise _cannot_tell(app, kind, job)
+
+
+def _cannot_tell(app: Any, kind: str, job: Job) -> StartError:
+    package = type(app).__module__.split(".")[0]
+    if not callable(app):
+        return StartError(
+            f"{job.app} is no app: {type(app).__name__} cannot be called", hint='name the app itself: "module:object"'
+        )
+    if package in ("aiohttp", "tornado", "twisted"):
+        return StartError(
+            f"{job.app} is a {package} app, which speaks neither WSGI nor ASGI",
+            hint=f"run it by {package}'s own server, as a command with {{fd:{job.service}}}",
+        )
+    if kind == "rsgi":
+        return StartError(f"{job.app} is an RSGI app, which no backend here serves")
+    return StartError(
+        f"cannot tell whether {job.app} speaks WSGI or ASGI", hint='say it: interface = "wsgi" or "asgi"'
+    )
+
+
+def _single(app: Any) -> Any:
+    """An ASGI 2 app (scope) -> (receive, send) as ASGI 3."""
+
+    async def asgi3(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope)(receive, send)
+
+    return asgi3
+
+
+def _article(interface: str) -> str:
+    return "an ASGI" if interface == "asgi" else "a WSGI"
+
+
+def _adopt(job: Job) -> list[socket.socket]:
+    """Take over the inherited sockets: family and protocol are read off each; the app's own children get none."""
+    for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    sockets = []
+    for listener in job.listeners:
+        sock = socket.socket(fileno=listener.fd)
+        sock.set_inheritable(False)
+        sockets.append(sock)
+    return sockets

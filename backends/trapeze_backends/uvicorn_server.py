@@ -1,0 +1,231 @@
+"""The uvicorn Server of a worker. Imported by the backend only when it runs: it needs asyncio and uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import inspect
+import signal
+import socket
+import struct
+import sys
+import termios
+from collections.abc import Iterator
+from typing import Any
+
+from uvicorn.config import LOGGING_CONFIG, Config
+from uvicorn.lifespan.on import LifespanOn
+from uvicorn.server import Server
+
+from trapeze_backends.contract import StartError
+from trapeze_backends.worker import Worker
+
+__all__ = ["make_server"]
+
+TICK = 0.02
+"""Seconds between two looks at the connections of a draining worker."""
+
+
+def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Server:
+    """Return the server, with its configuration loaded."""
+    job = worker.job
+    settings: dict[str, Any] = {
+        "interface": "asgi3",
+        "backlog": job.backlog,
+        "access_log": job.access_log,
+        "log_config": _logging(),
+        "log_level": "info" if job.access_log else "warning",
+        "timeout_graceful_shutdown": max(int(job.patience), 1),
+    }
+    if job.keepalive is not None:
+        settings["timeout_keep_alive"] = job.keepalive
+    families = {sock.family for sock in sockets}
+    if families == {socket.AF_UNIX}:
+        # Who may connect is decided by the permissions of the socket: a proxy, whose word counts.
+        settings["forwarded_allow_ips"] = "*"
+    known = inspect.signature(Config).parameters
+    settings = {name: value for name, value in settings.items() if name in known}
+    config = _Config(app, **{**settings, **job.options})
+    config.load()
+    if socket.AF_UNIX in families and len(families) > 1:
+        _trust_unix_peers(config.loaded_app)
+    return DrainingServer(config, worker)
+
+
+class _Config(Config):
+    """Never calls the app to find out whether it is a factory: that has been settled before."""
+
+    def load_app(self) -> Any:
+        return _NoFactory(self.app)
+
+    def load(self) -> None:
+        super().load()
+        if self.lifespan_class is LifespanOn:
+            self.lifespan_class = _Lifespan
+
+
+class _NoFactory:
+    """Raises TypeError when uvicorn tries it as a factory, and is replaced by the app then."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def __call__(self, *args: Any) -> Any:
+        if not args:
+            raise TypeError("not a factory")
+        return self.app(*args)
+
+
+def _logging() -> dict[str, Any]:
+    """uvicorn's own logging, without colours: its output is a pipe, and the supervisor's prefix has them."""
+    import copy
+
+    config = copy.deepcopy(LOGGING_CONFIG)
+    for formatter in config["formatters"].values():
+        formatter["use_colors"] = sys.stderr.isatty()
+    return config
+
+
+def _trust_unix_peers(app: Any) -> None:
+    """Mixed sockets: believe the proxy behind the Unix one (it has no address), and 127.0.0.1 as always."""
+    hosts = getattr(app, "trusted_hosts", None)
+    if hosts is None or not hasattr(type(hosts), "__contains__"):
+        return
+
+    class Trusted(type(hosts)):  # type: ignore[misc]
+        """No address means a Unix socket."""
+
+        def __contains__(self, host: Any) -> bool:
+            return not host or super().__contains__(host)
+
+    with contextlib.suppress(TypeError):  # an older uvicorn keeps a set or a list there
+        hosts.__class__ = Trusted
+
+
+class _Lifespan(LifespanOn):
+    """Keeps the reason of a failed start-up instead of logging it: it is told to the supervisor."""
+
+    reason = ""
+
+    async def startup(self) -> None:
+        real, self.logger = self.logger, _Silent(self)  # type: ignore[assignment]
+        try:
+            await super().startup()
+        finally:
+            self.logger = real
+
+
+class _Silent:
+    """A logger that collects errors."""
+
+    def __init__(self, lifespan: _Lifespan) -> None:
+        self.lifespan = lifespan
+
+    def info(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Dropped."""
+
+    def error(self, message: str, *args: Any, exc_info: BaseException | None = None, **kwargs: Any) -> None:
+        """Kept, unless it is the last line, which says no more than that it failed."""
+        if exc_info is not None:
+            import traceback
+
+            message = "".join(traceback.format_exception(type(exc_info), exc_info, exc_info.__traceback__))
+        if not message.startswith("Application startup failed"):
+            self.lifespan.reason = message.strip()
+
+
+class DrainingServer(Server):
+    """Says when it is ready, drains as the module's docstring tells, and exits 0 after SIGTERM."""
+
+    def __init__(self, config: Config, worker: Worker) -> None:
+        super().__init__(config)
+        self.worker = worker
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own raises the signal again at the end, so that a clean stop looks like a death by SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in self.worker.graceful_signals:
+            loop.add_signal_handler(number, self._graceful)
+        for number in self.worker.fast_signals:
+            signal.signal(number, lambda signum, frame: self.worker.leave_now())
+        yield
+
+    def _graceful(self) -> None:
+        self.worker.stop()
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Lifespan, listeners, ready."""
+        try:
+            await super().startup(sockets=sockets)
+        except SystemExit:
+            raise _lifespan_failed(self.lifespan) from None
+        if self.started:
+            self.worker.ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once each tenth of a second."""
+        if counter % 50 == 0 and self.worker.is_orphan:
+            self._graceful()
+        return bool(await super().on_tick(counter))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, serve what was accepted, close what is idle, and only then what uvicorn does."""
+        state = self.server_state
+        # In place: the requests under way share the list. uvicorn closes a connection whose answer has this header.
+        state.default_headers.append((b"connection", b"close"))
+        await self._stop_accepting(sockets or [])
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        while (state.connections or state.tasks) and not self.force_exit:
+            waited = loop.time() - start
+            if waited >= self.worker.job.patience:
+                break
+            if waited >= self.worker.job.drain_grace:
+                for connection in list(state.connections):
+                    _close_if_idle(connection)
+            await asyncio.sleep(TICK)
+        if state.connections or state.tasks:
+            self.config.timeout_graceful_shutdown = 0 if sys.version_info >= (3, 12) else 1
+        await super().shutdown(sockets=[])
+
+    async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            if isinstance(server, asyncio.base_events.Server):
+                for transport in server.sockets:
+                    loop.remove_reader(transport.fileno())
+        # asyncio: connections accepted in this very turn get their transport first, or it asserts.
+        for _ in range(4):
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        for sock in sockets:
+            sock.close()
+
+
+def _lifespan_failed(lifespan: Any) -> StartError:
+    reason = str(getattr(lifespan, "reason", "")).strip()
+    last = reason.splitlines()[-1] if reason else "it gave no reason"
+    traceback = reason + "\n" if "\n" in reason else ""
+    return StartError(f"the app's lifespan start-up failed: {last}", traceback=traceback)
+
+
+def _close_if_idle(connection: Any) -> None:
+    """Close a connection on which no request is under way and nothing waits to be read."""
+    cycle = getattr(connection, "cycle", False)
+    if cycle is False:
+        connection.shutdown()  # a WebSocket: 1012, service restart
+    elif (cycle is None or cycle.response_complete) and not _unread(connection.transport):
+        connection.transport.close()
+
+
+def _unread(transport: Any) -> int:
+    """Bytes that have arrived and were not read."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return 0
+    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
+    return int(struct.unpack("i", answer)[0])

@@ -1,0 +1,33 @@
+"""The app that is measured: one line that says which worker answered. WSGI and ASGI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+BODY = f"hello, world from {os.getpid()}\n".encode()
+"""Made at import, which happens in the worker (nothing here preloads): a request costs no more for it."""
+HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(BODY)))]
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS]
+
+
+def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer every request with one line."""
+    start_response("200 OK", HEADERS)
+    return [BODY]
+
+
+async def asgi(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:
+    """Answer every request with one line; say yes to start-up and shutdown."""
+    if scope["type"] == "lifespan":
+        while (message := await receive())["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": message["type"] + ".complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": RAW_HEADERS})
+    await send({"type": "http.response.body", "body": BODY})

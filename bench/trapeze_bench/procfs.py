@@ -1,0 +1,91 @@
+"""What /proc knows of a process: memory, wake-ups, processor time, descendants."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+__all__ = ["Activity", "Memory", "activity", "alive", "descendants", "memory"]
+
+
+class Memory(NamedTuple):
+    """In MiB."""
+
+    private: float
+    """What would be free if this process alone were gone."""
+    pss: float
+    """The same, and its share of what it has in common with others."""
+
+
+class Activity(NamedTuple):
+    """Since its start."""
+
+    wakeups: int
+    """Voluntary context switches of all threads: each sleep that ended."""
+    preemptions: int
+    """Involuntary ones."""
+    cpu: float
+    """Seconds of processor time, with the scheduler's own precision (stat(5) only knows hundredths)."""
+
+
+def memory(pid: int) -> Memory:
+    """Read smaps_rollup."""
+    private = pss = 0
+    for line in _lines(f"/proc/{pid}/smaps_rollup"):
+        if line.startswith("Private_"):
+            private += int(line.split()[1])
+        elif line.startswith("Pss:"):
+            pss = int(line.split()[1])
+    return Memory(private / 1024, pss / 1024)
+
+
+def activity(pid: int) -> Activity:
+    """Add up all threads."""
+    wakeups = preemptions = nanoseconds = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError):
+            for line in _lines(f"/proc/{pid}/task/{thread}/status"):
+                if line.startswith("voluntary_ctxt_switches"):
+                    wakeups += int(line.split()[1])
+                elif line.startswith("nonvoluntary_ctxt_switches"):
+                    preemptions += int(line.split()[1])
+            nanoseconds += int(next(_lines(f"/proc/{pid}/task/{thread}/schedstat")).split()[0])
+    return Activity(wakeups, preemptions, nanoseconds / 1e9)
+
+
+def descendants(pid: int) -> dict[int, int]:
+    """Return all processes below `pid`: pid -> start time in ticks, which tells a reused pid from the old one."""
+    found: dict[int, int] = {}
+    below: dict[int, list[tuple[int, int]]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (stat := _stat(int(name))) is not None:
+            below.setdefault(stat[0], []).append((int(name), stat[1]))
+    queue = [pid]
+    while queue:
+        for child, started in below.get(queue.pop(), ()):
+            found[child] = started
+            queue.append(child)
+    return found
+
+
+def alive(pid: int, started: int) -> bool:
+    """Is it still there, and the same one? A zombie is."""
+    stat = _stat(pid)
+    return stat is not None and stat[1] == started
+
+
+def _stat(pid: int) -> tuple[int, int] | None:
+    """Parent and start time."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[1]), int(fields[19])
+
+
+def _lines(path: str) -> Iterator[str]:
+    with open(path) as file:
+        yield from file

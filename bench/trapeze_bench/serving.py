@@ -1,0 +1,182 @@
+"""Figures of a web service beside the same server run natively: start, replacement of a killed worker, throughput."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trapeze_bench import procfs, wire
+from trapeze_bench.table import Figure, pairwise, spread
+from trapeze_bench.targets import PAIRS, Failed, Running, Target, running
+
+__all__ = ["Effort", "kill", "start", "throughput"]
+
+START_BOUNDS = {"gunicorn": 2.0, "uvicorn": 1.0}
+HEALTHY = 5.0
+"""Seconds a worker has to have served so that its death is forgiven: `restart.healthy` of trapeze, its default."""
+SPACING = 1.5
+"""Seconds between kills. The oldest of four workers dies, so that it has served for four times this."""
+KILL_BOUND = 150.0
+CONNECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    starts: int = 10
+    kills: int = 10
+    loads: int = 6
+    load_seconds: int = 5
+    idle_seconds: float = 30.0
+    fleets: int = 3
+    say: Callable[[str], None] = lambda text: None
+    """Progress, for whoever waits."""
+
+
+def alternate(first: Target, second: Target, rounds: int, measure: Callable[[Target], float]) -> dict[str, list[float]]:
+    """Measure both in each round, in the order A B, B A, A B...: what drifts falls on both alike."""
+    samples: dict[str, list[float]] = {first.name: [], second.name: []}
+    for number in range(rounds):
+        for target in (first, second) if number % 2 == 0 else (second, first):
+            samples[target.name].append(measure(target))
+    return samples
+
+
+def start(effort: Effort) -> list[Figure]:
+    """Seconds from exec to the first complete 200."""
+    figures = []
+    for backend, ours, native in PAIRS:
+        for target in (ours, native):
+            _first_answer(target)  # warms the page cache and writes the .pyc files
+        samples = alternate(ours, native, effort.starts, _first_answer)
+        one, other = samples[ours.name], samples[native.name]
+        ratio = pairwise(one, other)
+        note = (
+            f"{spread(one, 1000)} ms, native {spread(other, 1000)} ms, of medians "
+            f"{statistics.median(one) / statistics.median(other):.2f}, {effort.starts} pairs"
+        )
+        figures.append(
+            Figure(
+                f"first 200, {backend}: of native",
+                ratio,
+                "ratio",
+                at_most=START_BOUNDS[backend],
+                note=note,
+                samples=samples,
+            )
+        )
+        effort.say(f"first 200, {backend}: {note}")
+    return figures
+
+
+def _first_answer(target: Target) -> float:
+    with running(target) as server:
+        return server.first_answer()
+
+
+def kill(effort: Effort) -> list[Figure]:
+    """Milliseconds from kill -9 of a worker to the first answer of a worker that was not there before."""
+    figures = []
+    for backend, ours, native in PAIRS:
+        samples = {target.name: _replacements(target, effort.kills) for target in (ours, native)}
+        note = (
+            f"{spread(samples[ours.name])}, native {spread(samples[native.name])}; {effort.kills} kills, "
+            "each of a worker that had served over 5 s"
+        )
+        value = statistics.median(samples[ours.name])
+        figures.append(Figure(f"kill -9, {backend}", value, "ms", at_most=KILL_BOUND, note=note, samples=samples))
+        effort.say(f"kill -9, {backend}: {note}")
+    return figures
+
+
+def _replacements(target: Target, kills: int) -> list[float]:
+    with running(target) as server:
+        server.first_answer()
+        server.all_up()
+        time.sleep(HEALTHY + 0.5)
+        seconds = []
+        oldest = sorted(_workers(server))
+        for _ in range(kills):
+            took, pid = _replacement(server, oldest.pop(0))
+            oldest.append(pid)
+            seconds.append(took)
+            time.sleep(SPACING)
+        return [took * 1000 for took in seconds]
+
+
+def _workers(server: Running) -> set[int]:
+    """Pids that answer. A few hundred connections find all four; the order of their pids is that of their birth."""
+    return {_who(server) for _ in range(200)}
+
+
+def _who(server: Running) -> int:
+    return int(wire.get(("127.0.0.1", server.port), timeout=5.0).body.split()[-1])
+
+
+def _replacement(server: Running, victim: int) -> tuple[float, int]:
+    """Kill one; return the seconds until a new one answers, and its pid."""
+    before = procfs.descendants(server.pid)
+    if victim not in before:
+        raise Failed(f"{server.name}: {victim} is not a worker of it")
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    while time.monotonic() < began + 15:
+        try:
+            pid = _who(server)
+        except (ConnectionError, TimeoutError):
+            continue  # it was inside the worker that was killed
+        if pid not in before:
+            return time.monotonic() - began, pid
+        time.sleep(0.001)
+    raise Failed(f"{server.name}: nobody replaced {victim} in 15 s\n{server.output()}")
+
+
+def throughput(effort: Effort) -> list[Figure]:
+    """Requests per second under wrk, of native."""
+    figures = []
+    for backend, ours, native in PAIRS:
+        samples = alternate(ours, native, effort.loads, lambda target: _load(target, effort.load_seconds))
+        one, other = samples[ours.name], samples[native.name]
+        note = (
+            f"{spread(one)}/s, native {spread(other)}/s, of medians "
+            f"{statistics.median(one) / statistics.median(other):.3f}; wrk -t1 -c{CONNECTIONS}, "
+            f"{effort.loads} pairs of {effort.load_seconds} s"
+        )
+        figures.append(
+            Figure(
+                f"throughput, {backend}: of native",
+                pairwise(one, other),
+                "ratio",
+                at_least=0.97,
+                note=note,
+                samples=samples,
+            )
+        )
+        effort.say(f"throughput, {backend}: {note}")
+    return figures
+
+
+def _load(target: Target, seconds: int) -> float:
+    """One run of wrk against a fresh server whose workers have all answered, after a second to warm up."""
+    with running(target) as server:
+        server.first_answer()
+        server.all_up()
+        _wrk(server, 1)
+        return _wrk(server, seconds)
+
+
+def _wrk(server: Running, seconds: int) -> float:
+    """Requests per second."""
+    argv = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://127.0.0.1:{server.port}/"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 30, check=True)
+    found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+    if found is None or "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
+        raise Failed(f"{server.name}: wrk says\n{done.stdout}{done.stderr}")
+    return float(found[1])

@@ -1,0 +1,226 @@
+"""What is measured: trapeze and the servers run natively, each started, asked, and stopped with nothing left."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trapeze_bench import procfs, wire
+
+__all__ = [
+    "NATIVE",
+    "OURS",
+    "PAIRS",
+    "Failed",
+    "Running",
+    "Target",
+    "environment",
+    "program",
+    "running",
+    "started",
+    "until",
+]
+
+BENCH = Path(__file__).resolve().parent.parent
+"""Where the servers run: `trapeze_bench.hello` is importable there."""
+WORKERS = 4
+THREADS = 4
+"""Of the gthread class: the default of trapeze's gunicorn backend."""
+POLL = 0.001
+"""Seconds between two attempts to connect: costs a few per cent of a core, on either side of a comparison."""
+PATIENCE = 30.0
+"""Seconds until a start, an answer or a stop counts as failed."""
+
+
+class Failed(Exception):
+    """A server did not do what is to be measured."""
+
+
+def program(name: str) -> list[str]:
+    """The console script beside our Python if all are installed there, `python -m` for all otherwise."""
+    script = Path(sys.executable).with_name(name)
+    if Path(sys.executable).with_name("trapeze").exists() and script.exists():
+        return [str(script)]
+    return [sys.executable, "-m", name]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server and how to start it."""
+
+    name: str
+    argv: Callable[[int], list[str]]
+    """From a port to a command line."""
+
+
+def _trapeze(app: str) -> Callable[[int], list[str]]:
+    words = ["serve", f"trapeze_bench.hello:{app}", "--workers", str(WORKERS), "--bind"]
+    return lambda port: [*program("trapeze"), *words, f"127.0.0.1:{port}"]
+
+
+def _gunicorn(port: int) -> list[str]:
+    words = ["-w", str(WORKERS), "-k", "gthread", "--threads", str(THREADS), "-b", f"127.0.0.1:{port}"]
+    return [*program("gunicorn"), *words, *_no_control_socket(), "trapeze_bench.hello:wsgi"]
+
+
+def _no_control_socket() -> list[str]:
+    """gunicorn 25 and later open one in the home directory: off, which makes gunicorn faster to start, not slower."""
+    from importlib.metadata import version
+
+    return ["--no-control-socket"] if int(version("gunicorn").split(".")[0]) >= 25 else []
+
+
+def _uvicorn(port: int) -> list[str]:
+    words = ["--workers", str(WORKERS), "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+    return [*program("uvicorn"), *words, "trapeze_bench.hello:asgi"]
+
+
+OURS = {
+    "gunicorn": Target("trapeze+gunicorn", _trapeze("wsgi")),
+    "uvicorn": Target("trapeze+uvicorn", _trapeze("asgi")),
+}
+NATIVE = {"gunicorn": Target("gunicorn", _gunicorn), "uvicorn": Target("uvicorn", _uvicorn)}
+PAIRS = [(backend, OURS[backend], NATIVE[backend]) for backend in OURS]
+
+
+def environment(directory: str) -> dict[str, str]:
+    """The same for every server: a runtime directory of its own, and the checkout where trapeze is not installed."""
+    env = {**os.environ, "TRAPEZE_RUNTIME_DIR": directory}
+    path = [os.path.abspath(entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if importlib.util.find_spec("trapeze") is None:
+        path += [str(BENCH.parent), str(BENCH.parent / "backends")]
+    if path:
+        env["PYTHONPATH"] = os.pathsep.join(path)
+    return env
+
+
+@dataclass
+class Running:
+    """A server that was started."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    directory: str
+    """Runtime directory, and its output."""
+    began: float
+    """Monotonic seconds, just before fork and exec."""
+    port: int = 0
+    left: list[int] = field(default_factory=list)
+    """Processes that were still there after the stop."""
+    stop_seconds: float = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor or master."""
+        return self.popen.pid
+
+    @property
+    def control(self) -> str:
+        """Path of the control socket (of trapeze)."""
+        return os.path.join(self.directory, "trapeze.sock")
+
+    def output(self) -> str:
+        """What it printed, the end of it."""
+        return Path(self.directory, "output").read_text(errors="replace")[-2000:]
+
+    def first_answer(self) -> float:
+        """Seconds from exec to the first complete 200."""
+        while time.monotonic() < self.began + PATIENCE:
+            self.check()
+            try:
+                answer = wire.get(("127.0.0.1", self.port))
+            except wire.Refused:
+                time.sleep(POLL)
+                continue
+            except ConnectionError as error:
+                raise Failed(f"{self.name}: {error}\n{self.output()}") from None
+            if answer.status != 200:
+                raise Failed(f"{self.name}: answered {answer.status}")
+            return time.monotonic() - self.began
+        raise Failed(f"{self.name}: no answer in {PATIENCE:g} s\n{self.output()}")
+
+    def check(self) -> None:
+        """Raise Failed if it has ended."""
+        if self.popen.poll() is not None:
+            raise Failed(f"{self.name}: ended with status {self.popen.returncode}\n{self.output()}")
+
+    def all_up(self) -> None:
+        """Wait until each of the workers has answered once."""
+        pids: set[bytes] = set()
+
+        def everyone() -> bool:
+            pids.add(wire.get(("127.0.0.1", self.port)).body.split()[-1])
+            return len(pids) >= WORKERS
+
+        until(everyone, f"{self.name}: an answer of all {WORKERS} workers", patience=5.0, must=False)
+
+    def stop(self) -> None:
+        """SIGTERM, and look whether anything is left; what is, is killed (by pid, and only if it is the same one)."""
+        known = procfs.descendants(self.pid)
+        began = time.monotonic()
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+        try:
+            self.popen.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        self.stop_seconds = time.monotonic() - began
+        self.left = [pid for pid, started in known.items() if procfs.alive(pid, started)]
+        for pid in self.left:
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def running(target: Target) -> Iterator[Running]:
+    """Start a server of the hello app on a free port; stop it at the end."""
+    port = _free_port()
+    with started(target.name, target.argv(port)) as server:
+        server.port = port
+        yield server
+
+
+@contextmanager
+def started(name: str, argv: Sequence[str], cwd: str | None = None) -> Iterator[Running]:
+    """Run a command as a server; stop it at the end."""
+    with tempfile.TemporaryDirectory(prefix="trapeze-figures-") as directory:
+        env = environment(directory)
+        with open(os.path.join(directory, "output"), "wb") as output:
+            began = time.monotonic()
+            popen = subprocess.Popen(
+                argv, cwd=cwd or BENCH, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        server = Running(name, popen, directory, began)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def until(predicate: Callable[[], bool], what: str, *, patience: float = PATIENCE, must: bool = True) -> bool:
+    """Poll with short pauses; after `patience` seconds raise Failed, or return False."""
+    deadline = time.monotonic() + patience
+    while not predicate():
+        if time.monotonic() > deadline:
+            if must:
+                raise Failed(f"waited {patience:g} s in vain: {what}")
+            return False
+        time.sleep(POLL)
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,243 @@
+"""Break the pure modules by hand, one break at a time: each must make the unit tests fail.
+
+    make mutants                    all
+    make mutants ARGS="restart"     those whose file or name has this word
+
+A property test counts only with the mutants that it kills. Each mutant is one replacement of text in one file, with a
+name that says what would go wrong in a running service. They run in copies; the working tree is not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["MUTANTS", "Mutant", "main"]
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ["tests/unit/test_planner.py", "tests/unit/test_lifecycle.py", "tests/unit/test_restart.py"]
+COPIED = ["trapeze", "tests", "pyproject.toml"]
+SECONDS = 300
+"""One run of the tests may take so long; a mutant that makes them run for ever is killed too."""
+
+
+class Mutant(NamedTuple):
+    """One break."""
+
+    module: str
+    name: str
+    old: str
+    new: str
+
+
+MUTANTS = [
+    # -- planner
+    Mutant("planner", "a reload makes no room for the new ones", "want.count + rules.surge", "want.count"),
+    Mutant("planner", "a reload starts one too many", "want.count + rules.surge", "want.count + rules.surge + 1"),
+    Mutant(
+        "planner", "the floor is one too low", "want.count - rules.unavailable", "want.count - rules.unavailable - 1"
+    ),
+    Mutant("planner", "max_unavailable is ignored", "max(0, want.count - rules.unavailable)", "max(0, want.count)"),
+    Mutant(
+        "planner",
+        "starting processes count as serving",
+        "ready = sum(seen.state is State.READY",
+        "ready = sum(seen.state in LIVE",
+    ),
+    Mutant(
+        "planner",
+        "the newest of the old leaves first",
+        "key=lambda seen: (seen.since, seen.id)",
+        "key=lambda seen: (-seen.since, seen.id)",
+    ),
+    Mutant("planner", "unready old ones stay", "(*leaving, *serving[:spare])", "serving[:spare]"),
+    Mutant("planner", "processes marked for retirement stay", " or seen.retire or", " or"),
+    Mutant("planner", "scaling down stops nobody", " or seen.index >= want.count", ""),
+    Mutant("planner", "scaling down keeps one too many", "seen.index >= want.count", "seen.index > want.count"),
+    Mutant("planner", "the old generation is never outdated", "seen.generation != want.generation or", ""),
+    Mutant("planner", "nothing waits for `after`", "if not missing or not gate.open:", "if not missing:"),
+    Mutant("planner", "the backoff is ignored", "if gate.limit == 0:", "if gate.limit == -1:"),
+    Mutant("planner", "nobody wakes up after the backoff", "Plan(stops, gate.retry_at)", "Plan(stops)"),
+    Mutant("planner", "a FAILED service starts all at once", "room = min(room, gate.limit)", "room = room"),
+    Mutant("planner", "workers start beside their migrations", "if gate.steps_left:", "if gate.step_running:"),
+    Mutant("planner", "migrations run twice at once", "stops if gate.step_running else", "stops if False else"),
+    Mutant(
+        "planner",
+        "two Redis at once: those that leave are forgotten",
+        "if seen.state is not State.EXITED] if rules.exclusive",
+        "if seen.state in LIVE] if rules.exclusive",
+    ),
+    Mutant("planner", "tasks run again and again", " and index not in gate.finished", ""),
+    Mutant(
+        "planner",
+        "a disabled service goes on",
+        "if not want.enabled or want.count == 0:\n        why",
+        "if want.count == 0:\n        why",
+    ),
+    Mutant(
+        "planner", "settled while an old one accepts", "if any(outdated(seen, want) for seen in live):", "if False:"
+    ),
+    Mutant(
+        "planner",
+        "settled before all are ready",
+        "if seen.state is State.READY}\n    return all",
+        "if seen.state in LIVE}\n    return all",
+    ),
+    # -- lifecycle
+    Mutant(
+        "lifecycle",
+        "a start deadline kills without asking",
+        "(_S.STARTING, _E.DEADLINE): Step(_S.STOPPING, Effect.TERMINATE)",
+        "(_S.STARTING, _E.DEADLINE): Step(_S.KILLING, Effect.KILL)",
+    ),
+    Mutant(
+        "lifecycle",
+        "the stop deadline does nothing",
+        "(_S.STOPPING, _E.DEADLINE): Step(_S.KILLING, Effect.KILL)",
+        "(_S.STOPPING, _E.DEADLINE): Step(_S.STOPPING, Effect.NONE)",
+    ),
+    Mutant(
+        "lifecycle",
+        "a late READY revives one that was asked to leave",
+        "(_S.STOPPING, _E.READY): Step(_S.STOPPING, Effect.NONE)",
+        "(_S.STOPPING, _E.READY): Step(_S.READY, Effect.ACCEPTED)",
+    ),
+    Mutant(
+        "lifecycle",
+        "a second stop signal restarts the clock",
+        "(_S.STOPPING, _E.STOP): Step(_S.STOPPING, Effect.NONE)",
+        "(_S.STOPPING, _E.STOP): Step(_S.STOPPING, Effect.TERMINATE)",
+    ),
+    Mutant(
+        "lifecycle",
+        "a beat makes it ready again",
+        "(_S.READY, _E.READY): Step(_S.READY, Effect.BEAT)",
+        "(_S.READY, _E.READY): Step(_S.READY, Effect.ACCEPTED)",
+    ),
+    Mutant(
+        "lifecycle",
+        "one that leaves by itself is signalled",
+        "(_S.READY, _E.LEAVING): Step(_S.STOPPING, Effect.AWAIT_EXIT)",
+        "(_S.READY, _E.LEAVING): Step(_S.STOPPING, Effect.TERMINATE)",
+    ),
+    Mutant(
+        "lifecycle",
+        "a stop that crosses with the exit is an error",
+        "(_S.EXITED, _E.STOP): Step(_S.EXITED, Effect.NONE)",
+        "(_S.EXITED, _E.STOP): ILLEGAL",
+    ),
+    Mutant(
+        "lifecycle",
+        "SIGKILL is sent once only",
+        "(_S.KILLING, _E.DEADLINE): Step(_S.KILLING, Effect.KILL)",
+        "(_S.KILLING, _E.DEADLINE): Step(_S.KILLING, Effect.NONE)",
+    ),
+    Mutant("lifecycle", "a stop that was asked for is a crash", "if asked:", "if asked and status == 0:"),
+    Mutant("lifecycle", "a start failure is a crash", "if not was_ready:", "if not was_ready and status == 0:"),
+    Mutant(
+        "lifecycle",
+        "killed for its heartbeat, exit 0: a good end",
+        "if status == 0 and state is not State.KILLING:",
+        "if status == 0:",
+    ),
+    # -- restart
+    Mutant(
+        "restart",
+        "one failure too many before FAILED",
+        "len(recent) >= policy.intensity",
+        "len(recent) > policy.intensity",
+    ),
+    Mutant("restart", "old failures count for ever", "if now - at < policy.period", "if True"),
+    Mutant("restart", "FAILED heals by waiting", "exhausted = history.exhausted or ", "exhausted = "),
+    Mutant("restart", "the first failure waits", "if streak <= 1:", "if streak <= 0:"),
+    Mutant(
+        "restart",
+        "delays have no cap",
+        "min(policy.cap, policy.backoff * 2.0 ** min(streak - 2, 60))",
+        "policy.backoff * 2.0 ** min(streak - 2, 60)",
+    ),
+    Mutant("restart", "delays do not grow", "2.0 ** min(streak - 2, 60)", "2.0"),
+    Mutant("restart", "delays overflow after a night", "min(streak - 2, 60)", "(streak - 2)"),
+    Mutant("restart", "no jitter", "return jitter * min", "return min"),
+    Mutant(
+        "restart",
+        "a FAILED service tries at once",
+        "wait = policy.cap if exhausted else",
+        "wait = 0.0 if exhausted else",
+    ),
+    Mutant("restart", "health is never believed", "uptime >= policy.healthy", "uptime > policy.healthy"),
+    Mutant(
+        "restart",
+        "the delay is over before it is",
+        "if now < history.not_before:",
+        "if now < history.not_before - 0.1:",
+    ),
+    Mutant("restart", "a FAILED service starts all at once", "return 1 if history.exhausted else None", "return None"),
+]
+
+
+def run_tests(directory: Path) -> bool:
+    """Run the unit tests of the pure modules in a copy; True if they pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
+    env = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1", "CI": "true"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode not in (0, 1, 2):
+        raise RuntimeError(f"pytest itself failed with {done.returncode}")
+    return done.returncode == 0
+
+
+def survives(mutant: Mutant | None) -> bool:
+    """Do the tests pass with this break in place? (None: with none.)"""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        directory = Path(name)
+        for item in COPIED:
+            source = ROOT / item
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, directory / item)
+        if mutant is not None:
+            path = directory / "trapeze" / f"{mutant.module}.py"
+            text = path.read_text()
+            if text.count(mutant.old) != 1:
+                raise RuntimeError(f"{mutant.module}: {mutant.name}: its text is there {text.count(mutant.old)} times")
+            path.write_text(text.replace(mutant.old, mutant.new))
+        return run_tests(directory)
+
+
+def main(words: list[str]) -> int:
+    """Run the mutants whose module or name has one of the words (all without words); 1 if any survives."""
+    chosen = [
+        mutant for mutant in MUTANTS if not words or any(word in f"{mutant.module} {mutant.name}" for word in words)
+    ]
+    if not survives(None):
+        print("the tests fail without any mutant: nothing can be said", file=sys.stderr)
+        return 1
+    alive = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for mutant, lives in zip(chosen, pool.map(survives, chosen), strict=True):
+            print(f"{'SURVIVES' if lives else 'killed  '}  {mutant.module}: {mutant.name}", flush=True)
+            if lives:
+                alive.append(mutant)
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants killed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,123 @@
+"""Real nginx in front of an app: listens on a socket of ours, by the protocol of its own binary upgrade (NGINX="N;").
+
+The listening socket exists before nginx runs, so the first request waits in its backlog and nothing has to be polled.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from tests.support.server import Listener, listen_tcp
+
+__all__ = ["Nginx", "program"]
+
+CONFIG = """\
+{user}
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log warn;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    upstream app {{
+        server {upstream};
+        {keepalive}
+    }}
+    server {{
+        listen {address};
+        location / {{
+            proxy_pass http://app;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_next_upstream off;
+        }}
+    }}
+}}
+"""
+
+
+def program(name: str) -> str:
+    """Path of a system program; skips the test where it is not installed, fails it with CI=true."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+class Nginx:
+    """One nginx, one upstream; `keepalive` is the number of idle upstream connections it keeps (0: none)."""
+
+    def __init__(self, upstream: str, *, directory: Path, keepalive: int = 0) -> None:
+        self.directory = directory
+        self.listener: Listener = listen_tcp()
+        self.url = self.listener.url
+        self._program = program("nginx")
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir()
+        (directory / "nginx.conf").write_text(
+            CONFIG.format(
+                user="user root root;" if os.getuid() == 0 else "",
+                directory=directory,
+                upstream=upstream,
+                keepalive=f"keepalive {keepalive};" if keepalive else "",
+                address=self.listener.address,
+            )
+        )
+
+    def start(self) -> Self:
+        """Start it; requests may be sent at once."""
+        self.listener.sock.setblocking(False)  # the flag is shared, and nginx counts on it
+        with open(self.directory / "stderr", "wb") as err:
+            self._process = subprocess.Popen(
+                [self._program, "-p", str(self.directory), "-c", "nginx.conf", "-e", "error.log"],
+                env={**os.environ, "NGINX": f"{self.listener.fd};"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                pass_fds=[self.listener.fd],
+                start_new_session=True,
+            )
+        self.listener.sock.close()
+        return self
+
+    def get(self, path: str = "/", **options: Any) -> httpx.Response:
+        """One request through nginx."""
+        return self.listener.get(path, **options)
+
+    @property
+    def errors(self) -> str:
+        """Its error log: "" when nothing went wrong (one notice about inherited sockets apart)."""
+        lines = (self.directory / "error.log").read_text().splitlines()
+        return "\n".join(line for line in lines if "using inherited sockets" not in line)
+
+    def close(self) -> None:
+        """Stop it at once; raises AssertionError if it had already gone."""
+        self.listener.close()
+        process = self._process
+        if process is None:
+            return
+        code = process.poll()
+        if code is not None:
+            said = (self.directory / "stderr").read_text() + self.errors
+            raise AssertionError(f"nginx had exited with {code}: {said}")
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)

@@ -1,0 +1,138 @@
+"""`check`, `config`, `schema`: what is configured, and what is wrong with it. Nothing is started or bound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from trapeze import config as configuration
+from trapeze.cli.common import config_option, json_option, name_option
+from trapeze.cli.run import config_path
+from trapeze.config import Resolved
+from trapeze.errors import ConfigError, Problem
+
+__all__ = ["check", "config", "schema"]
+
+
+@click.command()
+@config_option
+@click.option("--import", "import_app", is_flag=True, help="Import the apps too, as their workers would.")
+@json_option
+def check(path: str | None, import_app: bool, as_json: bool) -> int:
+    """Say everything that is wrong with the configuration.
+
+    Exits with 2 if there is anything. Nothing is started, bound or changed.
+    """
+    problems: list[Problem] = []
+    resolved = None
+    try:
+        resolved = configuration.load(config_path(path), environ=os.environ)
+        problems = examine(resolved, import_app=import_app)
+    except ConfigError as error:
+        problems = list(error.problems)
+    if as_json:
+        found = [problem._asdict() for problem in problems]
+        click.echo(msgspec.json.encode({"ok": not problems, "problems": found}))
+    elif problems or resolved is None:
+        for problem in problems:
+            click.echo(str(problem))
+    else:
+        click.echo(f"ok: {_counted(resolved)}")
+    return 2 if problems else 0
+
+
+def examine(resolved: Resolved, *, import_app: bool) -> list[Problem]:
+    """Ask the machine and, in their own interpreters, the backends."""
+    from trapeze import preflight, verify
+
+    found = preflight.examine(resolved)
+    if found:
+        return list(found)  # an interpreter or a user that does not exist cannot be asked
+    origin = os.path.relpath(resolved.path) if resolved.path else ""
+    problems = verify.end(verify.begin(resolved, import_app=import_app))
+    return [problem if problem.origin else problem._replace(origin=origin) for problem in problems]
+
+
+def _counted(resolved: Resolved) -> str:
+    kinds = [
+        (sum(spec.app is not None for spec in resolved.config.services.values()), "web app"),
+        (sum(spec.app is None for spec in resolved.config.services.values()), "command"),
+        (sum(len(spec.addresses) for spec in resolved.config.sockets.values()), "address"),
+    ]
+    return ", ".join(f"{number} {_plural(number, word)}" for number, word in kinds if number)
+
+
+def _plural(number: int, word: str) -> str:
+    return word if number == 1 else word + ("es" if word.endswith("s") else "s")
+
+
+@click.command()
+@config_option
+@click.option("--running", is_flag=True, help="Of the instance that runs, instead of the file.")
+@click.option("--defaults", is_flag=True, help="Show values that nobody set, too.")
+@json_option
+@name_option
+def config(path: str | None, running: bool, defaults: bool, as_json: bool, name: str | None) -> int:
+    """Show the resolved configuration, with the origin of each value.
+
+    Values of env, and what sounds like a secret, are masked.
+    """
+    shown = _of_instance(name) if running else _of_file(path, name)
+    if as_json:
+        click.echo(msgspec.json.encode(shown))
+        return 0
+    origins = shown["origins"]
+    lines = [(f"{key} = {value}", origins.get(key, "default")) for key, value in _leaves(shown["config"])]
+    lines = [line for line in lines if defaults or line[1] != "default"]
+    width = min(60, max((len(line[0]) for line in lines), default=0))
+    for text, origin in lines:
+        click.echo(f"{text.ljust(width)}  # {origin}")
+    return 0
+
+
+def _of_file(path: str | None, name: str | None) -> dict[str, Any]:
+    overlay = {} if name is None else {"name": name}
+    resolved = configuration.load(
+        config_path(path), overlay=overlay, overlay_origins=dict.fromkeys(overlay, "flag --name"), environ=os.environ
+    )
+    return configuration.masked(resolved)
+
+
+def _of_instance(name: str | None) -> dict[str, Any]:
+    from trapeze.client import Client, find
+
+    found: dict[str, Any] = msgspec.json.decode(Client(find(name)).get("/config"))
+    return found
+
+
+def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Every value with its dotted path, as TOML would have it."""
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else key
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, here)
+        else:
+            yield here, _toml(value)
+
+
+def _toml(value: object) -> str:
+    """A value in TOML; None, which TOML does not have, as (unset)."""
+    match value:
+        case None:
+            return "(unset)"
+        case dict():
+            return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+    return msgspec.json.encode(value).decode()
+
+
+@click.command()
+def schema() -> int:
+    """Print the JSON Schema of trapeze.toml."""
+    click.echo(msgspec.json.format(msgspec.json.encode(configuration.schema()), indent=2))
+    return 0

@@ -1,0 +1,246 @@
+"""One generation of a service: its spec, its sockets, and how its processes are launched.
+
+Everything that may fail on the machine (users, environment files, programs) is resolved once, when the generation is
+made: a crash at night must not read half of tomorrow's configuration.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from trapeze.config import rlimit_pairs, service_environment, stop_signum
+from trapeze.prelude import Launch
+from trapeze.process import Timeouts
+from trapeze.sockets import ListenSocket
+from trapeze.spec import RestartSpec, ServiceSpec
+
+__all__ = ["Generation", "identity", "interpreter"]
+
+
+def interpreter(spec: ServiceSpec) -> str:
+    """The Python that runs the app."""
+    return os.path.join(spec.venv, "bin", "python") if spec.venv else sys.executable
+
+
+def identity(spec: ServiceSpec) -> tuple[int | None, int | None, list[int] | None]:
+    """Return uid, gid and supplementary groups to run as; None where nothing is to change.
+
+    Raises:
+        KeyError: no such user or group (`preflight` has said so before).
+    """
+    uid: int | None = None
+    gid: int | None = None
+    groups: list[int] | None = None
+    if spec.user is not None:
+        uid, gid, groups = _user(spec.user)
+        # Without root nothing can be changed, and asking for what one is already is no change.
+        if os.geteuid() != 0:
+            groups = None
+            if uid == os.geteuid():
+                uid = gid = None
+    if spec.group is not None:
+        gid = int(spec.group) if spec.group.isdecimal() else grp.getgrnam(spec.group).gr_gid
+    return uid, gid, groups
+
+
+def _user(user: str) -> tuple[int, int | None, list[int]]:
+    """A number without an entry in the user database has no group of its own: `group` must say it."""
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        if user.isdecimal():
+            return int(user), None, []
+        raise
+    return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What one generation was made of. Numbers are never reused."""
+
+    number: int
+    spec: ServiceSpec
+    sockets: Sequence[ListenSocket]
+    """Every address of every socket the service names, in the order it names them."""
+    directory: str
+    """The base of relative paths."""
+    backend: str = ""
+    """The backend that the check chose, or what the file says."""
+    terminal: bool = False
+    nofile: tuple[int, int] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    uid: int | None = None
+    gid: int | None = None
+    groups: Sequence[int] | None = None
+
+    @classmethod
+    def make(
+        cls,
+        number: int,
+        name: str,
+        spec: ServiceSpec,
+        sockets: Mapping[str, Sequence[ListenSocket]],
+        directory: str,
+        *,
+        terminal: bool = False,
+        nofile: tuple[int, int] | None = None,
+    ) -> Generation:
+        """Resolve what the spec names on this machine."""
+        if spec.watch and isinstance(spec.restart, str):
+            # Somebody is typing: a broken file is said at once, and tried again soon.
+            spec = replace(spec, restart=RestartSpec(policy=spec.restart, intensity=1, cap=2.0))
+        uid, gid, groups = identity(spec)
+        env = service_environment(spec, directory, os.environ)
+        env |= {"TRAPEZE_SERVICE": name, "TRAPEZE_GENERATION": str(number)}
+        listening = [socket for wanted in spec.sockets for socket in sockets[wanted]]
+        return cls(
+            number=number,
+            spec=spec,
+            sockets=listening,
+            directory=directory,
+            backend=spec.backend,
+            terminal=terminal,
+            nofile=nofile,
+            env=env,
+            uid=uid,
+            gid=gid,
+            groups=groups,
+        )
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The clocks of a worker."""
+        return Timeouts(self.spec.start_timeout, self.spec.stop_timeout, stop_signum(self.spec))
+
+    @property
+    def step_timeouts(self) -> Timeouts:
+        """The clocks of a pre_start command."""
+        return Timeouts(self.spec.pre_start_timeout, self.spec.stop_timeout, stop_signum(self.spec))
+
+    @property
+    def steps(self) -> Sequence[str]:
+        """The pre_start commands."""
+        return [self.spec.pre_start] if isinstance(self.spec.pre_start, str) else self.spec.pre_start
+
+    def launch(self, name: str, index: int) -> Launch:
+        """How to start the worker of slot `index`."""
+        spec = self.spec
+        if spec.app is not None:
+            return self._launch(f"{name}[{index}] {spec.app}", index, job=self.job(name, index))
+        argv = self._words(index)
+        label = f"{name}[{index}]"
+        if self.sockets or spec.rlimits:
+            return self._launch(label, index, argv=argv, job=self._command_job(argv))
+        return self._launch(label, index, argv=argv)
+
+    def launch_step(self, name: str, step: int) -> Launch:
+        """How to run a pre_start command: as the service's user, in its directory, without its sockets."""
+        return self._launch(f"{name} pre_start", 0, argv=shlex.split(self.steps[step]), plain=True)
+
+    def launch_probe(self, name: str, command: str) -> Launch:
+        """How to run an `exec:` readiness probe."""
+        return self._launch(f"{name} probe", 0, argv=shlex.split(command), plain=True)
+
+    def _launch(
+        self,
+        label: str,
+        index: int,
+        *,
+        argv: Sequence[str] = (),
+        job: Mapping[str, object] | None = None,
+        plain: bool = False,
+    ) -> Launch:
+        spec = self.spec
+        stdin = None
+        if not plain and spec.stdin.startswith("socket:"):
+            stdin = next(socket.fd for socket in self.sockets if socket.name == spec.stdin.removeprefix("socket:"))
+        elif not plain and spec.stdin == "inherit":
+            stdin = 0
+        return Launch(
+            label=label,
+            argv=argv,
+            job=job,
+            python=interpreter(spec),
+            env={**self.env, "TRAPEZE_INDEX": str(index)},
+            cwd=spec.cwd or self.directory,
+            user=self.uid,
+            group=self.gid,
+            groups=self.groups,
+            umask=int(spec.umask, 8) if spec.umask is not None else -1,
+            nice=spec.nice,
+            fds=() if plain else [socket.fd for socket in self.sockets],
+            stdin=stdin,
+            terminal=self.terminal and not plain,
+            notify=not plain and spec.ready == "notify" and spec.app is None,
+            stop_signal=stop_signum(spec),
+            kill_group=spec.kill_group,
+            nofile=self.nofile,
+        )
+
+    def _words(self, index: int) -> list[str]:
+        """The command line with {index} and {env:NAME} filled in; {fd:NAME} is, where the numbers are known."""
+        command = self.spec.command
+        if self.spec.shell:
+            words = ["/bin/sh", "-c", str(command)]
+        else:
+            words = shlex.split(command) if isinstance(command, str) else list(command or [])
+        return [_filled(word, index, self.env) for word in words]
+
+    def _listening(self) -> list[dict[str, object]]:
+        return [
+            {"name": s.name, "fd": s.fd, "address": s.address, "backlog": s.spec.backlog} for s in self.sockets
+        ]
+
+    def _command_job(self, argv: Sequence[str]) -> dict[str, object]:
+        named: dict[str, list[int]] = {}
+        for socket in self.sockets:
+            named.setdefault(socket.name, []).append(socket.fd)
+        return {
+            "mode": "exec",
+            "command": list(argv),
+            "sockets": self._listening(),
+            "named": named,
+            "rlimits": rlimit_pairs(self.spec),
+        }
+
+    def job(self, name: str, index: int, *, mode: str = "serve") -> dict[str, object]:
+        """The Job of a worker of ours; see the worker contract."""
+        spec = self.spec
+        return {
+            "mode": mode,
+            "service": name,
+            "index": index,
+            "generation": self.number,
+            "sockets": self._listening(),
+            "app": spec.app,
+            "factory": spec.factory,
+            "interface": spec.interface,
+            "backend": spec.backend,
+            "options": spec.options,
+            "threads": spec.threads,
+            "keepalive": spec.keepalive,
+            "access_log": spec.access_log,
+            "root_path": spec.root_path,
+            "stop_timeout": spec.stop_timeout,
+            "workers": spec.workers,
+            "app_dir": spec.app_dir or spec.cwd or self.directory,
+            "reload": spec.watch,
+            "rlimits": rlimit_pairs(spec),
+        }
+
+
+_HOLE = re.compile(r"\{(index|env:([A-Za-z_][A-Za-z0-9_]*))\}")
+
+
+def _filled(word: str, index: int, env: Mapping[str, str]) -> str:
+    """Replace {index} and {env:NAME}; every other brace is the program's own."""
+    return _HOLE.sub(lambda hole: env.get(hole[2], "") if hole[2] else str(index), word)

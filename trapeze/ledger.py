@@ -1,0 +1,104 @@
+"""What has ended in a service and how that counts: failures, finished tasks, the last reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from trapeze import restart
+from trapeze.lifecycle import Outcome, State
+from trapeze.process import Process
+from trapeze.spec import RestartSpec
+
+__all__ = ["Ledger"]
+
+_FAILURES = frozenset({Outcome.START_FAILED, Outcome.CRASHED})
+
+
+class Ledger:
+    """The books of one service. `restart` decides; here is what it decides upon."""
+
+    def __init__(self) -> None:
+        self.history = restart.FRESH
+        """The failures of the wanted generation that still count."""
+        self.restarts = 0
+        """Processes that ended without having been asked to, since the supervisor began."""
+        self.finished: dict[int, int] = {}
+        """Tasks that ran to their end in this generation: index -> exit status."""
+        self.failure = ""
+        """Why the last unasked end happened; empty when the service has been whole since."""
+        self.output: Sequence[str] = ()
+        """The traceback or the last lines that belong to `failure`."""
+
+    def begin_anew(self) -> None:
+        """Somebody wants it tried now: failures and finished tasks no longer count."""
+        self.history = restart.FRESH
+        self.finished = {}
+        self.output = ()
+
+    def enter(
+        self, process: Process, status: int, now: float, policy: RestartSpec, jitter: float, *, current: bool
+    ) -> None:
+        """Write down the end of `process`.
+
+        Args:
+            process: reaped and judged.
+            status: its exit status.
+            now: monotonic seconds.
+            policy: of the generation it belonged to.
+            jitter: a random draw from [0, 1).
+            current: it was of the wanted generation; others do not make that one look bad.
+        """
+        judged = process.outcome
+        if judged is Outcome.DONE and policy.policy != "always":
+            if current:
+                self.finished[process.index] = status
+            return
+        if judged is Outcome.STOPPED:
+            return
+        self.restarts += policy.policy != "never"
+        healthy = restart.forgiven(process.uptime(now), policy)
+        if healthy:
+            self.history = restart.FRESH
+        if judged in _FAILURES or not healthy:
+            self.failure = f"{_label(process)} {process.why}"
+            self.output = _last_words(process)
+        if not current:
+            return
+        if policy.policy == "never" and process.role == "worker":
+            self.finished[process.index] = status
+        elif not healthy:
+            # Also an exit 0: a server that leaves at once, again and again, is a loop like any other.
+            self.history = restart.failed(self.history, now, policy, jitter)
+
+    def forgive(self, workers: Iterable[Process], now: float, policy: RestartSpec) -> None:
+        """A process that came up after the last failure and stayed ready long enough makes up for all of them."""
+        if self.history is restart.FRESH:
+            return
+        last = self.history.failures[-1]
+        if any(ready >= last and restart.forgiven(now - ready, policy) for ready in _ready_since(workers)):
+            self.history = restart.FRESH
+
+    def forgiveness_due(self, workers: Iterable[Process], now: float, policy: RestartSpec) -> float | None:
+        """When `forgive` will next have something to do, monotonic seconds."""
+        if self.history is restart.FRESH:
+            return None
+        return min((at + policy.healthy for at in _ready_since(workers) if at + policy.healthy > now), default=None)
+
+    def whole(self) -> None:
+        """Everything that is wanted is so: the last failure is history, if it is forgiven."""
+        if self.history is restart.FRESH:
+            self.failure = ""
+
+
+def _ready_since(workers: Iterable[Process]) -> list[float]:
+    return [p.ready_at for p in workers if p.ready_at is not None and p.state is State.READY]
+
+
+def _last_words(process: Process) -> Sequence[str]:
+    if process.error is not None and process.error[1]:
+        return process.error[1].rstrip("\n").split("\n")
+    return list(process.tail)
+
+
+def _label(process: Process) -> str:
+    return f"pre_start {process.index + 1}" if process.role == "pre_start" else f"worker {process.index}"

@@ -1,0 +1,350 @@
+"""The machine that all services share: the clock, the launcher, the log, and the one callback in which they react.
+
+Every event marks a service as touched; one callback of the event loop lets the touched ones react, opens the gates of
+those that wait for others, writes down what changed, and sets the one timer. Nothing here polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import traceback
+from collections.abc import Callable, Sequence
+
+from trapeze import report
+from trapeze.errors import StartFailed, TrapezeError
+from trapeze.events import Clock, EventLog
+from trapeze.launch import ChildHandle, Launcher, Listener
+from trapeze.lifecycle import Outcome, State
+from trapeze.output import Journal, LogLine
+from trapeze.prelude import Launch
+from trapeze.probing import start_probe
+from trapeze.process import Process
+from trapeze.service import Service
+from trapeze.status import Status, Transition
+
+__all__ = ["Machine"]
+
+_LEVELS = {Status.FAILED: "error", Status.DEGRADED: "warning", Status.RUNNING: "info", Status.DONE: "info"}
+_SHOWN = 12
+"""So many of the last lines of a failed process are shown; the transition keeps all."""
+
+
+class Machine:
+    """The `Host` of every service. Lives on the event loop's thread."""
+
+    def __init__(self, clock: Clock, journal: Journal, *, fail_fast: bool, sweep: Callable[[], None]) -> None:
+        self.clock = clock
+        self.journal = journal
+        self.log = EventLog(self._tell)
+        self.services: dict[str, Service] = {}
+        self.status: dict[str, tuple[Status, str, float]] = {}
+        """By service: status, reason, and since when (monotonic)."""
+        self.rollbacks: dict[tuple[str, int], str] = {}
+        """Generations that failed and why, by service and number."""
+        self.error: TrapezeError | None = None
+        """Why the supervisor ends with exit 1, if it does."""
+        self.stopping = False
+        self.finished = asyncio.Event()
+        """Everything has stopped."""
+        self.removed: set[str] = set()
+        """Services that are forgotten once they are gone."""
+        self.started = clock.now()
+        self._fail_fast = fail_fast
+        self._sweep = sweep
+        self._loop = asyncio.get_running_loop()
+        self._launcher = Launcher(self._loop)
+        self._ids = itertools.count(1)
+        self._touched: set[str] = set()
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._said: dict[str, Status] = {}
+        """By service: the last status that was worth a line."""
+        self._reported: dict[str, tuple[Sequence[str], int]] = {}
+        """By service: the last failure's output and how often it came."""
+
+    # ---- Host: what services ask of us ----
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self.clock.now()
+
+    def jitter(self) -> float:
+        """A random draw from [0, 1)."""
+        return random.random()
+
+    def next_id(self) -> int:
+        """A number for a new process."""
+        return next(self._ids)
+
+    def spawn(self, launch: Launch, listener: Listener) -> ChildHandle:
+        """Start a process."""
+        return self._launcher.spawn(launch, listener)
+
+    def probe(self, service: Service, process: Process, ready: str) -> Callable[[], None]:
+        """Ask until `process` is ready."""
+        return start_probe(self._launcher, self._loop, service, process, ready)
+
+    def touched(self, service: Service) -> None:
+        """Let `service` react when the present callback is done."""
+        self._touched.add(service.name)
+        self.schedule()
+
+    def changed(self, service: Service, process: Process, before: State | None) -> None:
+        """Write down a change of a process. Deaths are said aloud, the rest only to those who listen to events."""
+        aloud = process.state in (State.EXITED, State.KILLING) and not self._quiet(service)
+        level = "info" if aloud else "debug"
+        label = service.name if process.role == "worker" else f"{service.name} {process.role}"
+        self.log.add(
+            Transition(
+                revision=0,
+                at=self.clock.wall(process.since),
+                service=label,
+                process=process.id,
+                pid=process.pid,
+                index=process.index,
+                generation=process.generation,
+                from_=before.value if before else "",
+                to=process.state.value,
+                why=process.why,
+                level=level,
+            )
+        )
+
+    def ended(self, service: Service, process: Process) -> None:
+        """A process was reaped: say the last words of one that failed; a first start that failed ends everything."""
+        if process.outcome is Outcome.STOPPED or process.outcome is Outcome.DONE or self._quiet(service):
+            return
+        if self._is_fatal(service, process):
+            self._fail(service)
+        elif service.ledger.output and (service.name, process.generation) not in self.rollbacks:
+            self._last_words(service, process)
+
+    def rolled_back(self, service: Service, generation: int, why: str) -> None:
+        """A generation failed and the last good one is wanted again."""
+        self.rollbacks[service.name, generation] = why
+        text = f"generation {generation} failed, generation {service.want.generation} serves on: {why}"
+        self.note(text, service=service.name, level="error", output=service.ledger.output)
+
+    def line(self, service: Service, process: Process, stream: str, text: str, more: bool) -> None:
+        """A line of a child's output."""
+        at = self.clock.wall(self.clock.now())
+        self.journal.append(LogLine(at, service.name, process.index, process.pid, stream, text, more))
+
+    def broken(self, service: Service) -> None:
+        """An exception in the machine is our bug: say it, leave this service as it is, keep the others alive.
+
+        Its processes serve on; at the end they are stopped by `_stop_frozen`.
+        """
+        text = traceback.format_exc()
+        service.frozen = text.strip().rsplit("\n", 1)[-1]
+        self.error = TrapezeError(f"internal error in service {service.name}: {service.frozen}")
+        self.note(
+            f"internal error, {service.name} is left as it is", service=service.name, level="error",
+            output=text.rstrip().split("\n"),
+        )
+
+    # ---- first starts, last words ----
+
+    def _quiet(self, service: Service) -> bool:
+        """After a failed first start its siblings' ends say nothing new."""
+        return self.error is not None and service.good is None
+
+    def _is_fatal(self, service: Service, process: Process) -> bool:
+        if not self._fail_fast or service.good is not None or self.stopping:
+            return False
+        if process.role == "pre_start" or service.current.spec.app is not None:
+            return process.outcome is Outcome.START_FAILED
+        given_up = report.judge(service)[0] is Status.FAILED
+        return given_up and any(service.name in other.waiting_for for other in self.services.values())
+
+    def _fail(self, service: Service) -> None:
+        self.error = StartFailed(f"{service.name}: {service.ledger.failure}", output="\n".join(service.ledger.output))
+        self.note(f"{service.name} failed at its first start", service=service.name, level="debug")
+        service.disable()
+        service.force()
+        self.shutdown()
+
+    def _last_words(self, service: Service, process: Process) -> None:
+        """The same traceback again and again is said once, then counted: a crash loop must not fill the disk."""
+        output = service.ledger.output
+        before, count = self._reported.get(service.name, ([], 0))
+        count = count + 1 if before == output else 1
+        self._reported[service.name] = (output, count)
+        if count == 1:
+            what = "traceback" if process.error and process.error[1] else "last output"
+            self.note(
+                f"{what} of {service.name}[{process.index}] pid {process.pid}:",
+                service=service.name,
+                level="error",
+                output=output,
+            )
+        else:
+            self.note(f"same error again ({count} times)", service=service.name, level="error")
+
+    def note(self, text: str, *, service: str = "", level: str = "info", output: Sequence[str] = ()) -> None:
+        """Write down something that is not a change of one process."""
+        at = self.clock.wall(self.clock.now())
+        self.log.add(Transition(revision=0, at=at, service=service, why=text, level=level, output=list(output)))
+
+    def _tell(self, transition: Transition) -> None:
+        """The log line of a transition."""
+        if transition.level == "debug":
+            return
+        text = str(transition)
+        if transition.level != "info":
+            text = f"{transition.level.upper()} {text}"
+        shown = transition.output[-_SHOWN:] if not transition.why.startswith("traceback") else transition.output
+        for line in (text, *(f"  {line}" for line in shown)):
+            self.journal.append(LogLine(transition.at, "trapeze", None, None, "trapeze", line))
+
+    # ---- reacting ----
+
+    def add(self, service: Service) -> None:
+        """Take up a service."""
+        self.services[service.name] = service
+        self.removed.discard(service.name)
+        self.touched(service)
+
+    def remove(self, name: str) -> None:
+        """Stop a service and forget it."""
+        self.removed.add(name)
+        self.services[name].disable()
+
+    def _stop_frozen(self, service: Service) -> None:
+        """The planner is out of order for this one: ask its processes to leave, and kill them when the time is up."""
+        generation = service.current
+        for process in service.processes.values():
+            if process.handle is not None:
+                process.handle.send(generation.timeouts.stop_signal)
+                self._loop.call_later(generation.timeouts.stop, process.handle.kill)
+
+    def reap_strays(self) -> None:
+        """SIGCHLD: reap orphans that came to us."""
+        self._launcher.reap_strays()
+
+    def shutdown(self) -> None:
+        """Stop everything, in order."""
+        if not self.stopping:
+            for service in self.services.values():
+                if service.frozen:
+                    self._stop_frozen(service)
+        self.stopping = True
+        self._touched.update(self.services)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """React when the present callback is done; many events in one turn of the loop make one reaction."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.react)
+
+    def react(self) -> None:
+        """Let all touched services react, until nothing more follows from it."""
+        self._scheduled = False
+        while self._touched or self._open_gates():
+            names, self._touched = self._touched, set()
+            for name in names:
+                service = self.services.get(name)
+                if service is not None:
+                    self._react_one(service)
+        for name in [name for name in self.removed if self.services[name].gone]:
+            del self.services[name], self.status[name]
+            self.removed.discard(name)
+        self._sweep()
+        self._set_timer()
+        self.log.wake()
+        gone = all(service.gone or service.frozen for service in self.services.values())
+        if self.stopping and gone and not self._launcher.children:
+            self.finished.set()
+
+    def _react_one(self, service: Service) -> None:
+        if service.frozen:
+            return
+        try:
+            service.react()
+        except Exception:
+            self.broken(service)
+        status, why = report.judge(service)
+        before = self.status.get(service.name)
+        if before is not None and before[:2] == (status, why):
+            return
+        now = self.clock.now()
+        since = before[2] if before is not None and before[0] is status else now
+        self.status[service.name] = (status, why, since)
+        if before is None or before[0] is not status:
+            if status is Status.RUNNING:
+                took = before is not None and before[0] is Status.STARTING and now - before[2]
+                if service.want.generation > 1:
+                    why = f"generation {service.want.generation}, {why}"
+                why = ", ".join([why, *(_url(listening.address) for listening in service.current.sockets)])
+                why += f" ({took:.2f} s)" if took else ""
+            self._say_status(service, before[0] if before else None, status, why)
+
+    def _say_status(self, service: Service, before: Status | None, status: Status, why: str) -> None:
+        level = _LEVELS.get(status, "debug")
+        if self.stopping or self._quiet(service) or not self._is_news(service, status):
+            level = "debug"
+        self.log.add(
+            Transition(
+                revision=0,
+                at=self.clock.wall(self.clock.now()),
+                service=service.name,
+                generation=service.want.generation,
+                from_=before.value if before else "",
+                to=status.value,
+                why=why,
+                level=level,
+            )
+        )
+
+    def _is_news(self, service: Service, status: Status) -> bool:
+        """A gap that is being filled has been said with the death; so is the end of it no news."""
+        if status is Status.DEGRADED and report.health(service).starting:
+            return False
+        said, self._said[service.name] = self._said.get(service.name), status
+        return said is not status
+
+    def _open_gates(self) -> bool:
+        """Start what waited for others that are ready now; stop what need not wait. True: somebody must react."""
+        if self.stopping:
+            self._stop_next()
+            return bool(self._touched)
+        for service in self.services.values():
+            if service.waiting_for:
+                others = [self.services[name] for name in service.waiting_for if name in self.services]
+                left = tuple(other.name for other in others if not report.is_up(other))
+                if left != service.waiting_for:
+                    service.waiting_for = left
+                    self._touched.add(service.name)
+        return bool(self._touched)
+
+    def _stop_next(self) -> None:
+        """Stop order: who comes `after` goes before; web services go before side services."""
+        running = [service for service in self.services.values() if not service.gone]
+        web = any(service.current.spec.is_web for service in running)
+        for service in [service for service in self.services.values() if service.want.enabled]:
+            needed = any(service.name in other.current.spec.after for other in running if other is not service)
+            if not needed and (service.current.spec.is_web or not web):
+                service.disable()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        times = [service.wake_at for service in self.services.values() if service.wake_at is not None]
+        if times:
+            self._timer = self._loop.call_at(self._loop.time() + max(0.0, min(times) - self.now()), self._wake)
+
+    def _wake(self) -> None:
+        now = self.now()
+        self._touched.update(
+            name for name, service in self.services.items() if service.wake_at is not None and service.wake_at <= now
+        )
+        self.react()
+
+
+def _url(address: str) -> str:
+    """An address as people can click it."""
+    return address if address.startswith(("unix:", "fd:")) else f"http://{address}"

@@ -1,0 +1,172 @@
+"""plan(): from what there is and what is wanted to what to do next. Pure.
+
+Rolling is Kubernetes' arithmetic (`pkg/controller/deployment/rolling.go`). With 4 workers, max_surge 1 and
+max_unavailable 0:
+
+    ceiling = 4 + 1 = 5     live processes (starting and ready; those on their way out do not count)
+    floor   = 4 - 0 = 4     ready processes, whatever their generation
+
+    4 old ready                    room 5 - 4 = 1   -> spawn 1 new
+    4 old ready, 1 new starting    room 0, 4 ready  -> nothing
+    4 old ready, 1 new ready       5 ready > 4      -> stop the oldest old one
+    3 old ready, 1 new ready       room 1           -> spawn the next
+
+Each call takes one small step and is right whatever happened before it: a scale, a crash or a second reload in the
+middle of a reload is just another view. A service that must not overlap itself (a command without a socket of ours: two
+Redis on one port) has a ceiling without surge that counts the leaving ones too, and a floor of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trapeze.lifecycle import LIVE, State
+
+__all__ = ["Action", "Gate", "Plan", "Prepare", "Rules", "Seen", "Spawn", "Stop", "Want", "outdated", "plan", "settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a service should be."""
+
+    count: int
+    generation: int
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One process as the planner sees it."""
+
+    id: int
+    index: int
+    generation: int
+    state: State
+    since: float
+    """When the state was entered, monotonic seconds."""
+    retire: bool = False
+    """To be replaced although its generation is right (restart, recycling)."""
+
+
+class Rules(NamedTuple):
+    """How a service may be changed."""
+
+    surge: int = 1
+    unavailable: int = 0
+    exclusive: bool = False
+    """Never two at once in one slot: stop first, start then."""
+
+
+class Gate(NamedTuple):
+    """What spawning has to wait for."""
+
+    open: bool = True
+    """The services named in `after` are ready."""
+    limit: int | None = None
+    """How many may be spawned now; None: as many as are missing."""
+    retry_at: float | None = None
+    """When `limit` may be different, monotonic seconds."""
+    finished: frozenset[int] = frozenset()
+    """Indexes of tasks that ran to their end in this generation."""
+    steps_left: bool = False
+    """pre_start commands of this generation have still to run."""
+    step_running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start one process of the wanted generation."""
+
+    index: int
+
+
+class Stop(NamedTuple):
+    """Ask one process to leave."""
+
+    id: int
+    why: str
+
+
+class Prepare(NamedTuple):
+    """Run the next pre_start command of the wanted generation."""
+
+
+Action = Spawn | Stop | Prepare
+
+
+class Plan(NamedTuple):
+    """What to do now, and when to ask again if nothing happens before."""
+
+    actions: tuple[Action, ...] = ()
+    wake_at: float | None = None
+
+
+def outdated(seen: Seen, want: Want) -> bool:
+    """Is this a process that has to go, sooner or later?"""
+    return (
+        not want.enabled or seen.generation != want.generation or seen.retire or seen.index >= want.count
+    )
+
+
+def plan(view: Sequence[Seen], want: Want, rules: Rules, gate: Gate) -> Plan:
+    """Return the next small step from `view` towards `want`."""
+    live = [seen for seen in view if seen.state in LIVE]
+    if not want.enabled or want.count == 0:
+        why = "the service is stopped" if not want.enabled else "scaled to 0"
+        return Plan(tuple(Stop(seen.id, why) for seen in live))
+    old = [seen for seen in live if outdated(seen, want)]
+    stops = _stops(live, old, want, rules)
+    missing = _missing(view, want, rules, gate)
+    if not missing or not gate.open:
+        return Plan(stops)
+    if gate.limit == 0:
+        return Plan(stops, gate.retry_at)
+    if gate.steps_left:
+        return Plan(stops if gate.step_running else (*stops, Prepare()))
+    present = [seen for seen in view if seen.state is not State.EXITED] if rules.exclusive else live
+    ceiling = want.count if rules.exclusive or not old else want.count + rules.surge
+    room = max(0, ceiling - len(present))
+    if gate.limit is not None:
+        room = min(room, gate.limit)
+    return Plan((*stops, *(Spawn(index) for index in missing[:room])))
+
+
+def _missing(view: Iterable[Seen], want: Want, rules: Rules, gate: Gate) -> list[int]:
+    """Indexes that have no process of the wanted kind, lowest first."""
+    if rules.exclusive:
+        taken = {seen.index for seen in view if seen.state is not State.EXITED}
+    else:
+        taken = {seen.index for seen in view if seen.state in LIVE and not outdated(seen, want)}
+    return [index for index in range(want.count) if index not in taken and index not in gate.finished]
+
+
+def _stops(live: Sequence[Seen], old: Sequence[Seen], want: Want, rules: Rules) -> tuple[Stop, ...]:
+    """Which outdated processes can leave now without going below the floor."""
+    # Unready ones cost nothing: they serve nobody, and their memory makes room for the right ones.
+    leaving = [seen for seen in old if seen.state is not State.READY]
+    serving = sorted((seen for seen in old if seen.state is State.READY), key=lambda seen: (seen.since, seen.id))
+    if rules.exclusive:
+        spare = len(serving)
+    else:
+        ready = sum(seen.state is State.READY for seen in live)
+        spare = max(0, ready - max(0, want.count - rules.unavailable))
+    return tuple(Stop(seen.id, _why(seen, want)) for seen in (*leaving, *serving[:spare]))
+
+
+def _why(seen: Seen, want: Want) -> str:
+    if seen.generation != want.generation:
+        return f"superseded by generation {want.generation}"
+    return "to be replaced" if seen.retire else f"scaled to {want.count}"
+
+
+def settled(view: Sequence[Seen], want: Want, finished: frozenset[int] = frozenset()) -> bool:
+    """Is what is wanted so? All new ones ready (or run to their end), and no outdated one accepts any more."""
+    live = [seen for seen in view if seen.state in LIVE]
+    if not want.enabled or want.count == 0:
+        return not live
+    if any(outdated(seen, want) for seen in live):
+        return False
+    ready = {seen.index for seen in live if seen.state is State.READY}
+    return all(index in ready or index in finished for index in range(want.count))

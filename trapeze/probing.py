@@ -1,0 +1,53 @@
+"""Readiness probes of processes: `probe.Probe` with `exec:` commands run as the service's own user."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from trapeze.launch import Launcher
+from trapeze.probe import Probe
+from trapeze.process import Process
+from trapeze.service import Service
+
+__all__ = ["start_probe"]
+
+
+class _Answer:
+    """Waits for the exit status of a probe command; what it prints is nobody's business."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.status: asyncio.Future[int] = loop.create_future()
+
+    def on_line(self, stream: str, text: str, more: bool) -> None:
+        pass
+
+    def on_message(self, datagram: bytes) -> None:
+        pass
+
+    def on_exit(self, status: int) -> None:
+        if not self.status.done():
+            self.status.set_result(status)
+
+
+def start_probe(
+    launcher: Launcher, loop: asyncio.AbstractEventLoop, service: Service, process: Process, ready: str
+) -> Callable[[], None]:
+    """Ask until `process` is ready, then say so to `service`. Return how to stop asking."""
+    generation = service.generations[process.generation]
+
+    async def run_exec(command: str) -> int:
+        answer = _Answer(loop)
+        child = launcher.spawn(generation.launch_probe(service.name, command), answer)
+        try:
+            return await answer.status
+        finally:
+            child.kill()
+
+    def say(text: str) -> None:
+        process.said = text
+
+    probe = Probe.start(
+        ready, loop, on_ready=lambda: service.became_ready(process, f"{ready} answers"), on_note=say, run_exec=run_exec
+    )
+    return probe.cancel

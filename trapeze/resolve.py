@@ -1,0 +1,98 @@
+"""The checked configuration made explicit: absolute paths, split commands, the defaults that depend on others."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from trapeze.addresses import Unix, parse
+from trapeze.problems import Problems, join
+from trapeze.spec import Config, ServiceSpec, SocketSpec
+
+__all__ = ["absolute", "resolve", "split"]
+
+_PATHS = ("app_dir", "venv")
+
+
+def split(command: str) -> list[str]:
+    """Words of a command line by the shell's quoting rules, without a shell. ValueError with a reason."""
+    import shlex
+
+    if not any(letter in command for letter in "'\"\\"):
+        return command.split()
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise ValueError("a quote is not closed" if "quotation" in str(error) else "a \\ at the end") from None
+
+
+def resolve(config: Config, directory: str, current: str, problems: Problems) -> Config:
+    """Paths from the file and the environment are relative to `directory`, those from flags to `current`."""
+    return msgspec.structs.replace(
+        config,
+        sockets={
+            name: _socket(spec, _Base(join("sockets", name), directory, current, problems))
+            for name, spec in config.sockets.items()
+        },
+        services={
+            name: _service(name, spec, config, _Base(join("services", name), directory, current, problems))
+            for name, spec in config.services.items()
+        },
+    )
+
+
+class _Base:
+    """What the relative paths of one section are relative to; depends on who gave the value."""
+
+    def __init__(self, path: str, directory: str, current: str, problems: Problems) -> None:
+        self.path = path
+        self.directory = directory
+        self._current = current
+        self._problems = problems
+
+    def __call__(self, field: str, value: str) -> str:
+        flag = self._problems.origin(join(self.path, field)).startswith("flag")
+        return absolute(value, self._current if flag else self.directory)
+
+
+def absolute(path: str, directory: str) -> str:
+    """`path` in `directory`, tidied unless that could change what it means (`..` after a symbolic link)."""
+    whole = os.path.join(directory, path)
+    return whole if ".." in whole.split("/") else os.path.normpath(whole)
+
+
+def _socket(spec: SocketSpec, base: _Base) -> SocketSpec:
+    made = [_address(text, base) for text in spec.addresses]
+    bind: str | list[str] = made[0] if isinstance(spec.bind, str) else made
+    return spec if bind == spec.bind else msgspec.structs.replace(spec, bind=bind)
+
+
+def _address(text: str, base: _Base) -> str:
+    """Unix sockets by absolute path; anything else as it is."""
+    try:
+        address = parse(text)
+    except ValueError:
+        return text  # `checks` has said so
+    return str(Unix(base("bind", address.path))) if isinstance(address, Unix) else text
+
+
+def _service(name: str, spec: ServiceSpec, config: Config, base: _Base) -> ServiceSpec:
+    made: dict[str, Any] = {"cwd": base("cwd", spec.cwd or ".") if spec.cwd else base.directory}
+    for field in _PATHS:
+        value = getattr(spec, field)
+        if value:
+            made[field] = base(field, value)
+    if spec.env_file:
+        files = [spec.env_file] if isinstance(spec.env_file, str) else spec.env_file
+        made["env_file"] = [base("env_file", file) for file in files]
+    if spec.app is not None:
+        made.setdefault("app_dir", made["cwd"])
+        if spec.socket is None and name in config.sockets:
+            made["socket"] = name
+    if isinstance(spec.command, str) and not spec.shell:
+        with suppress(ValueError):  # `checks` has said so
+            made["command"] = split(spec.command)
+    return msgspec.structs.replace(spec, **made)

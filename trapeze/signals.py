@@ -1,0 +1,67 @@
+"""Signals: each is a verb, the same that the command line and the control door call."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from trapeze.errors import TrapezeError
+from trapeze.supervisor import Supervisor
+
+__all__ = ["install"]
+
+_ONE_WISH = 0.2
+"""Seconds within which several signals are one: timeout(1), make and the terminal send it to us and to our group."""
+
+
+def install(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
+    """Obey HUP (reload), TERM and INT (stop; the second time fast), QUIT (fast), TTIN and TTOU (scale), CHLD (reap)."""
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(supervisor))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    first: list[float] = []
+
+    def stop(name: str) -> Callable[[], None]:
+        def shutdown() -> None:
+            first.append(loop.time())
+            impatient = supervisor.stopping and first[-1] - first[0] > _ONE_WISH
+            if impatient or not supervisor.stopping:
+                supervisor.shutdown(name, fast=impatient)
+
+        return shutdown
+
+    def say(name: str, text: str) -> Callable[[], None]:
+        return lambda: supervisor.machine.note(f"{name}: {text}")
+
+    handlers: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGHUP: reload,
+        signal.SIGTERM: stop("SIGTERM"),
+        signal.SIGINT: stop("SIGINT"),
+        signal.SIGQUIT: lambda: supervisor.shutdown("SIGQUIT", fast=True),
+        signal.SIGTTIN: lambda: _scale(supervisor, "SIGTTIN", 1),
+        signal.SIGTTOU: lambda: _scale(supervisor, "SIGTTOU", -1),
+        signal.SIGUSR1: say("SIGUSR1", "no log files are open, nothing to reopen"),
+        signal.SIGUSR2: say("SIGUSR2", "an upgrade in place is not possible yet; restart the supervisor instead"),
+        signal.SIGCHLD: supervisor.reap_strays,
+    }
+    for signum, handler in handlers.items():
+        loop.add_signal_handler(signum, handler)
+
+
+async def _reload(supervisor: Supervisor) -> None:
+    try:
+        await supervisor.reload(None, "SIGHUP")
+    except TrapezeError as error:
+        supervisor.machine.note(f"reload refused, nothing changed: {error.render()}", level="error")
+
+
+def _scale(supervisor: Supervisor, name: str, delta: int) -> None:
+    """One worker more or less, of every web service that is not stopped."""
+    for service in supervisor.services.values():
+        if service.current.spec.is_web and service.want.enabled and service.want.count + delta > 0:
+            supervisor.scale(service.name, name, delta=delta)

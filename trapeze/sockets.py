@@ -1,0 +1,244 @@
+"""Listening sockets: bind, adopt, hand on, clean up. They are bound before anything starts and outlive generations."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Mapping, Sequence
+
+from trapeze import holders
+from trapeze.addresses import Abstract, Address, Inherited, Systemd, Tcp, Unix, parse, problems
+from trapeze.errors import BindError
+from trapeze.holders import cannot_listen
+from trapeze.spec import SocketSpec
+from trapeze.unixsockets import SocketFile, listen_abstract, listen_unix
+
+__all__ = ["ListenSocket", "open_sockets", "parse", "systemd_sockets"]
+
+FIRST_FD = 3
+"""Where systemd's descriptors begin (SD_LISTEN_FDS_START)."""
+
+
+class ListenSocket:
+    """One socket that is listened on. Its file description is shared with every worker that inherits it."""
+
+    __slots__ = ("address", "fd", "file", "name", "sock", "spec")
+
+    def __init__(
+        self, name: str, address: str, sock: socket.socket, spec: SocketSpec, file: SocketFile | None = None
+    ) -> None:
+        """Wrap a socket that listens; `file` is the one we made for it, which is ours to remove."""
+        self.name = name
+        self.address = address
+        """As text, with the real port; `parse` reads it again, except where the socket was adopted."""
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.spec = spec
+        self.file = file
+
+    def __repr__(self) -> str:
+        return f"<ListenSocket {self.name} {self.address} fd {self.fd}>"
+
+    @property
+    def backlog(self) -> int:
+        """Length of the listen queue; hand it to every server, since the last one to call listen() wins."""
+        return self.spec.backlog
+
+    @property
+    def intact(self) -> bool:
+        """Do clients still find it? False when somebody has removed or replaced our Unix socket file."""
+        return self.file is None or self.file.intact
+
+    def assert_nonblocking(self) -> bool:
+        """Set O_NONBLOCK again if a server that shares the file description has cleared it; return whether it had."""
+        if not os.get_blocking(self.fd):
+            return False
+        os.set_blocking(self.fd, False)
+        return True
+
+    def unlink(self) -> None:
+        """Remove our Unix socket file, if it is still ours, so that no new client comes. Safe to call twice."""
+        if self.file is not None:
+            self.file.unlink()
+
+    def close(self) -> None:
+        """Remove our Unix socket file if it is still ours, and close. Safe to call twice."""
+        self.unlink()
+        self.sock.close()
+
+
+def systemd_sockets(environ: Mapping[str, str], pid: int) -> dict[str, list[int]]:
+    """Return the descriptors that were passed to process `pid` by LISTEN_FDS, by name; empty if there are none.
+
+    Without LISTEN_FDNAMES all are called "unknown", as in systemd's own library.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(pid) or not (count.isascii() and count.isdigit()):
+        return {}
+    names = environ["LISTEN_FDNAMES"].split(":") if environ.get("LISTEN_FDNAMES") else []
+    found: dict[str, list[int]] = {}
+    for number in range(int(count)):
+        name = names[number] if number < len(names) else ""
+        found.setdefault(name or "unknown", []).append(FIRST_FD + number)
+    return found
+
+
+def open_sockets(
+    name: str,
+    spec: SocketSpec,
+    *,
+    systemd: Mapping[str, Sequence[int]],
+    replaces: Sequence[ListenSocket] = (),
+) -> list[ListenSocket]:
+    """Open every address of a section: non-blocking, close-on-exec, listening.
+
+    Args:
+        name: of the section.
+        spec: the section.
+        systemd: what `systemd_sockets` found.
+        replaces: sockets of ours whose Unix path may be taken over although they are alive (a mode that changed).
+
+    Raises:
+        BindError: one of them cannot be had; those that were opened before it are closed again.
+    """
+    wrong = problems(spec)
+    if wrong:
+        raise BindError(f"socket {name}: {'; '.join(wrong)}")
+    opened: list[ListenSocket] = []
+    try:
+        for text in spec.addresses:
+            _open(name, spec, parse(text), systemd, replaces, opened)
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def _open(
+    name: str,
+    spec: SocketSpec,
+    address: Address,
+    systemd: Mapping[str, Sequence[int]],
+    replaces: Sequence[ListenSocket],
+    opened: list[ListenSocket],
+) -> None:
+    match address:
+        case Tcp():
+            opened.append(_open_tcp(name, spec, address))
+        case Unix():
+            ours = {each.file.inode for each in replaces if each.file is not None}
+            sock, file = listen_unix(address, spec, ours)
+            opened.append(ListenSocket(name, f"unix:{file.path}", sock, spec, file))
+        case Abstract():
+            opened.append(ListenSocket(name, str(address), listen_abstract(address, spec.backlog), spec))
+        case Inherited():
+            opened.append(_adopt(name, spec, address, address.fd))
+        case Systemd():
+            if address.name not in systemd:
+                passed = ", ".join(sorted(systemd)) or "none"
+                raise BindError(
+                    f"cannot listen on {address}: no socket of that name was passed (passed: {passed})",
+                    hint="set FileDescriptorName= in the .socket unit and start trapeze by the service it belongs to",
+                )
+            for fd in systemd[address.name]:
+                opened.append(_adopt(name, spec, address, fd))
+
+
+def _open_tcp(name: str, spec: SocketSpec, address: Tcp) -> ListenSocket:
+    family, where = _resolve(address)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise cannot_listen(address, error) from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if spec.dual_stack else 1)
+        sock.bind(where)
+        _prepare(sock, spec)
+    except OSError as error:
+        sock.close()
+        holder = holders.holder_of_tcp(str(where[0]), address.port) if error.errno == errno.EADDRINUSE else ""
+        raise cannot_listen(address, error, holder, _tcp_hint(error, address)) from None
+    return ListenSocket(name, _text_of(sock), sock, spec)
+
+
+def _resolve(address: Tcp) -> tuple[int, tuple[object, ...]]:
+    """Numeric addresses are not looked up; of a name's addresses the first IPv4 one is taken, else the first."""
+    family = socket.AF_INET6 if address.v6 else socket.AF_UNSPEC
+    try:
+        found = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BindError(
+            f"cannot listen on {address}: {address.host} cannot be resolved: {reason}",
+            hint="use a numeric address: a name may be out of reach when the machine starts",
+        ) from None
+    best = next((each for each in found if each[0] == socket.AF_INET), found[0])
+    return best[0], best[4]
+
+
+def _tcp_hint(error: OSError, address: Tcp) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM) and address.port < 1024:
+        return "ports below 1024 need CAP_NET_BIND_SERVICE, or a socket passed by systemd"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"no interface of this machine has the address {address.host}"
+    return ""
+
+
+def _prepare(sock: socket.socket, spec: SocketSpec) -> None:
+    """Make it listen as every holder expects it: these flags are shared by all processes that inherit it."""
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        # Accepted sockets inherit it; asyncio and uvloop set it by themselves only in some cases.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.listen(spec.backlog)
+
+
+def _text_of(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        if isinstance(name, bytes):
+            return f"unix:@{name[1:].decode('utf-8', 'backslashreplace')}"
+        return f"unix:{name}"
+    host = name[0]
+    if sock.family == socket.AF_INET6 and "%" not in host and name[3]:
+        with contextlib.suppress(OSError):
+            host = f"{host}%{socket.if_indextoname(name[3])}"
+    return str(Tcp(host, name[1], sock.family == socket.AF_INET6))
+
+
+def _adopt(name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int) -> ListenSocket:
+    """Take over a descriptor. A duplicate is kept: the number that was given may be closed by whoever gave it."""
+    which = f"{address} (descriptor {fd})" if isinstance(address, Systemd) else str(address)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise BindError(f"cannot listen on {which}: it is not a socket")
+        sock = socket.socket(fileno=os.dup(fd))
+    except OSError as error:
+        hint = f"start trapeze with descriptor {fd} open, as in: systemfd, systemd or a shell's {fd}<"
+        raise cannot_listen(which, error, hint=hint if error.errno == errno.EBADF else "") from None
+    try:
+        _check_adopted(sock, which)
+        _prepare(sock, spec)
+        os.set_inheritable(fd, False)
+        return ListenSocket(name, _text_of(sock), sock, spec)
+    except OSError as error:
+        sock.close()
+        raise cannot_listen(which, error) from None
+    except BindError:
+        sock.close()
+        raise
+
+
+def _check_adopted(sock: socket.socket, which: str) -> None:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        raise BindError(f"cannot listen on {which}: it is a socket of family {sock.family}, not TCP or Unix")
+    if sock.type != socket.SOCK_STREAM:
+        raise BindError(f"cannot listen on {which}: it is not a stream socket")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise BindError(f"cannot listen on {which}: the socket is not listening")

@@ -1,0 +1,218 @@
+"""What can be configured: one typed struct per section, one field per option, each with its documentation.
+
+The TOML file, the command line, the environment, the JSON Schema and the reference pages are all read off these
+structs; an option is written nowhere else. Checks that need more than one field live in `config.py`, checks that need
+the machine (users, programs) in `preflight.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+__all__ = ["Config", "ControlSpec", "RestartSpec", "ServiceSpec", "SocketSpec"]
+
+Seconds = Annotated[float, Meta(ge=0)]
+Octal = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
+Positive = Annotated[int, Meta(ge=1)]
+Niceness = Annotated[int, Meta(ge=-20, le=19)]
+
+
+class SocketSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A listening socket, or several under one name. Bound by the supervisor, accepted on by the workers."""
+
+    bind: Annotated[
+        str | list[str],
+        Meta(
+            description='Address: "127.0.0.1:8000", ":8000", "[::]:80", "unix:/run/app.sock", "unix:@abstract", '
+            '"fd://3", "systemd:NAME"; a list for several.'
+        ),
+    ]
+    mode: Annotated[
+        Octal | None,
+        Meta(description='Permissions of a Unix socket, an octal string: "0660".'),
+    ] = None
+    owner: Annotated[str | None, Meta(description="User that owns the Unix socket: a name or a number.")] = None
+    group: Annotated[str | None, Meta(description="Group of the Unix socket: a name or a number.")] = None
+    backlog: Annotated[
+        int, Meta(ge=1, le=65535, description="Length of the listen queue; the kernel's somaxconn caps it.")
+    ] = 2048
+    dual_stack: Annotated[bool, Meta(description="An IPv6 address also takes IPv4 connections (IPV6_V6ONLY off).")] = (
+        False
+    )
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses as a list, however they were written."""
+        return [self.bind] if isinstance(self.bind, str) else list(self.bind)
+
+
+class RestartSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens when a process exits without having been asked to."""
+
+    policy: Annotated[
+        Literal["always", "on-failure", "never"],
+        Meta(description='"always"; "on-failure": exit 0 is a good end; "never": a task that runs once.'),
+    ] = "always"
+    intensity: Annotated[int, Meta(ge=1, description="So many failures within `period` and the service is FAILED.")] = 5
+    period: Annotated[Seconds, Meta(description="Seconds over which failures are counted.")] = 60.0
+    healthy: Annotated[
+        Seconds, Meta(description="A process that was ready this many seconds is replaced at once and forgiven.")
+    ] = 5.0
+    backoff: Annotated[Seconds, Meta(description="First delay between restarts in seconds; doubles each time.")] = 0.25
+    cap: Annotated[
+        Seconds, Meta(description="Longest delay in seconds, and the time between tries of a FAILED service.")
+    ] = 30.0
+
+
+class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A web app (`app`) or any program (`command`), run as one or more processes."""
+
+    # what runs
+    app: Annotated[
+        str | None,
+        Meta(description='Web app as "module:object", "module:factory()"; object may be dotted; default "app".'),
+    ] = None
+    command: Annotated[
+        str | list[str] | None,
+        Meta(description="Program and arguments; {fd:SOCKET}, {index}, {env:NAME} are replaced. No shell."),
+    ] = None
+    shell: Annotated[bool, Meta(description="Run `command` (a string) by /bin/sh -c.")] = False
+    enabled: Annotated[bool, Meta(description="Start it with the supervisor; false: only when `start` asks.")] = True
+
+    # the web side
+    interface: Annotated[
+        Literal["auto", "wsgi", "asgi"], Meta(description="What the app speaks; auto looks at the object.")
+    ] = "auto"
+    factory: Annotated[bool, Meta(description="`app` names a function that is called to make the app.")] = False
+    backend: Annotated[
+        str, Meta(description="Server that runs the app; auto is gunicorn for WSGI and uvicorn for ASGI.")
+    ] = "auto"
+    socket: Annotated[
+        str | list[str] | None,
+        Meta(description="Name(s) in [sockets] to accept on; an app without it takes the socket of its own name."),
+    ] = None
+    app_dir: Annotated[str | None, Meta(description="Directory put first on sys.path; default: `cwd`.")] = None
+    venv: Annotated[
+        str | None, Meta(description="Virtual environment whose Python runs the app; trapeze need not be in it.")
+    ] = None
+    threads: Annotated[
+        Positive | None, Meta(description="Threads per worker, where the server has a pool; default: the backend's.")
+    ] = None
+    keepalive: Annotated[
+        Seconds | None, Meta(description="Seconds an idle kept-alive connection stays open; default: the backend's.")
+    ] = None
+    access_log: Annotated[bool, Meta(description="Log each request to stdout.")] = False
+    root_path: Annotated[str, Meta(description="Path prefix the app is mounted under (SCRIPT_NAME, root_path).")] = ""
+    options: Annotated[
+        dict[str, Any], Meta(description="Handed to the server as they are, under the server's own names.")
+    ] = {}
+    watch: Annotated[
+        bool, Meta(description="Development: roll to new code when a source file changes (`serve --reload`).")
+    ] = False
+
+    # how many, in which order
+    workers: Annotated[int, Meta(ge=0, le=10_000, description="Number of processes.")] = 1
+    after: Annotated[list[str], Meta(description="Start when these services are ready; stop before them.")] = []
+    reload: Annotated[
+        str | None,
+        Meta(
+            description="What a reload of everything does to a command whose section did not change: nothing, "
+            '"restart", or "signal:HUP". Web services always roll.'
+        ),
+    ] = None
+    max_surge: Annotated[
+        int, Meta(ge=0, description="So many processes more than `workers` while rolling (web services).")
+    ] = 1
+    max_unavailable: Annotated[
+        int, Meta(ge=0, description="So many ready processes fewer than `workers` while rolling (web services).")
+    ] = 0
+
+    # starting, stopping, failing
+    ready: Annotated[
+        str | None,
+        Meta(
+            description='When a process counts as ready: "notify" (READY=1), "tcp://HOST:PORT", "http://...", '
+            '"exec:COMMAND", "after:2s"; default: a web app says so itself, a command when it runs.'
+        ),
+    ] = None
+    start_timeout: Annotated[Seconds, Meta(description="Seconds to become ready; 0: no limit.")] = 60.0
+    pre_start: Annotated[
+        str | list[str],
+        Meta(description="Commands run before each generation's first process, one after the other; must exit 0."),
+    ] = []
+    pre_start_timeout: Annotated[Seconds, Meta(description="Seconds for each pre_start command; 0: no limit.")] = 600.0
+    stop_signal: Annotated[str, Meta(description="Signal that asks the process to leave: TERM, INT, QUIT, HUP...")] = (
+        "TERM"
+    )
+    stop_timeout: Annotated[Seconds, Meta(description="Seconds between the stop signal and SIGKILL.")] = 30.0
+    kill_group: Annotated[
+        bool, Meta(description="SIGKILL goes to the whole process group; what a dead process left there is killed too.")
+    ] = True
+    restart: Annotated[
+        RestartSpec | Literal["always", "on-failure", "never"],
+        Meta(description="A policy word, or a table with policy, intensity, period, healthy, backoff, cap."),
+    ] = "always"
+
+    # the process
+    cwd: Annotated[str | None, Meta(description="Working directory; default: the file's directory.")] = None
+    env: Annotated[dict[str, str | int | float | bool], Meta(description="Added to the environment.")] = {}
+    env_file: Annotated[
+        str | list[str], Meta(description="File(s) of NAME=value lines, read before `env`, at each generation.")
+    ] = []
+    user: Annotated[str | None, Meta(description="Run as this user: a name or a number.")] = None
+    group: Annotated[str | None, Meta(description="Primary group; default: the user's.")] = None
+    umask: Annotated[Octal | None, Meta(description='Octal string: "022".')] = None
+    rlimits: Annotated[
+        dict[str, int | str],
+        Meta(description='Resource limits: nofile = 65536, core = "unlimited", nofile = "1024:65536" (soft:hard).'),
+    ] = {}
+    nice: Annotated[Niceness | None, Meta(description="Scheduling niceness.")] = None
+    stdin: Annotated[
+        str, Meta(description='"null", "inherit" (the terminal), or "socket:NAME" for inetd-style programs.')
+    ] = "null"
+
+    @property
+    def is_web(self) -> bool:
+        """Does it accept on sockets of ours? Such services are replaced make-before-break."""
+        return self.app is not None or bool(self.sockets)
+
+    @property
+    def sockets(self) -> list[str]:
+        """Names of the sockets, however they were written (defaults are filled in by `config`)."""
+        if self.socket is None:
+            return []
+        return [self.socket] if isinstance(self.socket, str) else list(self.socket)
+
+    @property
+    def restarts(self) -> RestartSpec:
+        """The restart policy as a struct, however it was written."""
+        return RestartSpec(policy=self.restart) if isinstance(self.restart, str) else self.restart
+
+    @property
+    def is_task(self) -> bool:
+        """Runs once: exit 0 means done."""
+        return self.restarts.policy == "never"
+
+
+class ControlSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The control socket: who may open it."""
+
+    mode: Annotated[Octal, Meta(description='Permissions, an octal string: "0600".')] = "0600"
+    group: Annotated[str | None, Meta(description="Group of the socket, so that a deploy user may use it.")] = None
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+            description="Name of this instance; several on one machine need different ones.",
+        ),
+    ] = "trapeze"
+    control: Annotated[ControlSpec, Meta(description="The control socket.")] = ControlSpec()
+    sockets: Annotated[dict[str, SocketSpec], Meta(description="Listening sockets by name.")] = {}
+    services: Annotated[dict[str, ServiceSpec], Meta(description="Web apps and side services by name.")] = {}

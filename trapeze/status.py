@@ -1,0 +1,190 @@
+"""What readers see: an immutable snapshot with a revision, and the status of a service, derived, never stored."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from msgspec import Struct
+
+__all__ = [
+    "Health",
+    "ProcessStatus",
+    "ServiceStatus",
+    "Snapshot",
+    "SocketStatus",
+    "Status",
+    "Transition",
+    "derive",
+]
+
+
+class Status(enum.Enum):
+    """Where a service is."""
+
+    STOPPED = "STOPPED"
+    STOPPING = "STOPPING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    ROLLING = "ROLLING"
+    DEGRADED = "DEGRADED"
+    FAILED = "FAILED"
+    DONE = "DONE"
+
+
+class ProcessStatus(Struct, frozen=True, kw_only=True):
+    """One incarnation of one process."""
+
+    id: int
+    """Ours; never reused."""
+    index: int
+    pid: int | None
+    generation: int
+    state: str
+    since: float
+    """When the state was entered: seconds since the epoch."""
+    why: str
+    status: str = ""
+    """What the process says of itself (STATUS=)."""
+
+
+class ServiceStatus(Struct, frozen=True, kw_only=True):
+    """One service."""
+
+    name: str
+    kind: str
+    """"web" or "side"."""
+    status: Status
+    why: str
+    since: float
+    """When the status last changed: seconds since the epoch."""
+    want: int
+    ready: int
+    generation: int
+    restarts: int
+    """Replacements of processes that ended without having been asked to."""
+    backend: str = ""
+    interface: str = ""
+    next_try: float | None = None
+    """When the next spawn is due, in seconds since the epoch, where a delay is running."""
+    last_failure: str = ""
+    """The reason of the last unasked end."""
+    processes: list[ProcessStatus] = []
+
+
+class SocketStatus(Struct, frozen=True, kw_only=True):
+    """One address that is listened on."""
+
+    name: str
+    address: str
+    fd: int
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """Everything, at one revision."""
+
+    revision: int
+    pid: int
+    name: str
+    version: str
+    since: float
+    """When the supervisor started: seconds since the epoch."""
+    config: str | None
+    """The file it runs, if there is one."""
+    services: list[ServiceStatus]
+    sockets: list[SocketStatus]
+    stopping: bool = False
+
+
+class Transition(Struct, frozen=True, kw_only=True):
+    """One change. The log line is its text, `GET /events` is its JSON."""
+
+    revision: int
+    at: float
+    """Seconds since the epoch."""
+    service: str
+    process: int | None = None
+    pid: int | None = None
+    index: int | None = None
+    generation: int | None = None
+    from_: str = ""
+    to: str = ""
+    why: str = ""
+    level: str = "info"
+    output: list[str] = []
+    """The last lines of a process that failed, or its traceback."""
+
+    def __str__(self) -> str:
+        if not self.to:
+            return self.why
+        who = self.service if self.index is None else f"{self.service}[{self.index}]"
+        pid = f" pid {self.pid}" if self.pid is not None else ""
+        # An end says itself in words ("killed by SIGKILL"); every other change is named.
+        change = "" if self.to == "EXITED" else f" {self.to}" + (":" if self.why else "")
+        return f"{who}{pid}{change} {self.why}".rstrip()
+
+
+class Health(NamedTuple):
+    """What the status of a service is derived from."""
+
+    want: int
+    """Processes wanted; 0 when it is disabled."""
+    enabled: bool
+    ready: int
+    """READY ones of the wanted generation that are to stay."""
+    ready_any: int
+    """READY ones of any generation."""
+    starting: int
+    leaving: int
+    """STOPPING and KILLING ones."""
+    outdated: int
+    """Live ones that are to be replaced."""
+    ever_ready: bool
+    """Some process of the wanted generation has been ready."""
+    exhausted: bool
+    """Too many failures within the period."""
+    failure: str
+    """Why the last one ended unasked; empty when none did since it was last fully ready."""
+    waiting_for: str
+    """Names of the services it waits for (`after`), or the pre_start step that runs."""
+    task: bool
+    done: bool
+    """A task whose processes have all exited 0."""
+    frozen: str
+    """A bug of ours, in words: the service is left alone."""
+
+
+def derive(h: Health) -> tuple[Status, str]:
+    """Return the status of a service and the reason in words."""
+    if h.frozen:
+        return Status.FAILED, f"internal error, processes left as they are: {h.frozen}"
+    if h.done:
+        return Status.DONE, "exited 0"
+    if not h.enabled or h.want == 0:
+        return _stopped(h)
+    if h.exhausted:
+        served = f", {h.ready_any} of {h.want} still ready" if h.ready_any else ""
+        return Status.FAILED, f"{h.failure or 'gave up'}{served}"
+    if h.waiting_for:
+        return Status.STARTING, f"waiting for {h.waiting_for}"
+    if h.outdated:
+        return Status.ROLLING, f"{h.ready} of {h.want} replaced"
+    if h.ready >= h.want:
+        return Status.RUNNING, "running" if h.task else f"{h.ready} of {h.want} ready"
+    return _short(h)
+
+
+def _stopped(h: Health) -> tuple[Status, str]:
+    left = h.ready_any + h.starting + h.leaving
+    if left:
+        return Status.STOPPING, f"{left} still to leave"
+    return Status.STOPPED, "not enabled" if not h.enabled else "scaled to 0"
+
+
+def _short(h: Health) -> tuple[Status, str]:
+    missing = f"{h.ready} of {h.want} ready"
+    if h.failure:
+        return Status.DEGRADED, f"{missing}, {h.failure}"
+    if h.ever_ready and h.ready and not h.starting:
+        return Status.DEGRADED, missing
+    return Status.STARTING, missing

@@ -1,0 +1,273 @@
+"""The supervisor: the only thing that knows the configuration and all services.
+
+It holds the verbs, what commands, signals and the file watch may ask for, and gives readers their snapshot. A verb only
+changes what is wanted; the machine does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from trapeze import report
+from trapeze.config import Resolved
+from trapeze.errors import TrapezeError, UnknownName
+from trapeze.events import Clock
+from trapeze.generation import Generation
+from trapeze.machine import Machine
+from trapeze.output import Journal
+from trapeze.process import Process
+from trapeze.report import Progress, Ticket
+from trapeze.service import Service
+from trapeze.sockets import ListenSocket
+from trapeze.status import Snapshot, SocketStatus, Transition
+from trapeze.swap import Swap
+from trapeze.watching import Watch
+
+__all__ = ["Progress", "Supervisor", "Ticket"]
+
+
+class Supervisor:
+    """See the module. All of it runs on the event loop's thread; only `reload` and `changed` are coroutines."""
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        sockets: Mapping[str, Sequence[ListenSocket]],
+        *,
+        load: Callable[[], Resolved],
+        version: str,
+        pid: int,
+        fail_fast: bool = True,
+        terminal: bool = False,
+        nofile: tuple[int, int] | None = None,
+    ) -> None:
+        self.resolved = resolved
+        self.sockets: dict[str, Sequence[ListenSocket]] = dict(sockets)
+        self.journal = Journal()
+        self.machine = Machine(
+            Clock(time.monotonic, time.time() - time.monotonic()), self.journal, fail_fast=fail_fast, sweep=self._sweep
+        )
+        self.load = load
+        self._identity = (version, pid)
+        self._terminal = terminal
+        self._nofile = nofile
+        self._reloading = asyncio.Lock()
+        self._watches: dict[str, Watch] = {}
+        self._open: set[ListenSocket] = {held for group in self.sockets.values() for held in group}
+        """All listening sockets we hold, also those that only an old generation uses."""
+
+    # ---- starting and ending ----
+
+    def begin(self) -> None:
+        """Create the services of the configuration and let them start."""
+        for name in self.resolved.config.services:
+            self.add(name)
+        self.machine.react()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have a file watch for each service that wants one, and for no other."""
+        wanted = {name: spec for name, spec in self.resolved.config.services.items() if spec.watch}
+        for name in self._watches.keys() - wanted.keys():
+            self._watches.pop(name).close()
+        for name in wanted.keys() - self._watches.keys():
+            directory = wanted[name].app_dir or wanted[name].cwd or self.resolved.directory
+            self._watches[name] = Watch(self.machine, name, directory, self.reload)
+
+    def add(self, name: str) -> None:
+        """Take up a service of the configuration."""
+        self.machine.add(Service(name, self.machine, self.make_generation(name, 1)))
+
+    def make_generation(self, name: str, number: int) -> Generation:
+        """A generation of a service, from the present configuration."""
+        spec = self.resolved.config.services[name]
+        return Generation.make(
+            number,
+            name,
+            spec,
+            self.sockets,
+            self.resolved.directory,
+            terminal=self._terminal and spec.app is not None,
+            nofile=self._nofile,
+        )
+
+    def hold(self, resolved: Resolved, sockets: Mapping[str, Sequence[ListenSocket]]) -> None:
+        """Go by another configuration; sockets that nobody uses any more are closed when the last user is gone."""
+        self.resolved = resolved
+        self.sockets = dict(sockets)
+        self._open.update(held for group in sockets.values() for held in group)
+
+    def _sweep(self) -> None:
+        """Close listening sockets that no configuration and no generation refers to."""
+        used = {held for group in self.sockets.values() for held in group}
+        for service in self.services.values():
+            for generation in service.retained():
+                used.update(generation.sockets)
+        for unused in self._open - used:
+            unused.close()
+            self._open.discard(unused)
+
+    def close(self) -> None:
+        """Close every listening socket: the last thing that happens."""
+        for held in self._open:
+            held.close()
+        self._open = set()
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """All services by name."""
+        return self.machine.services
+
+    @property
+    def error(self) -> TrapezeError | None:
+        """Why the supervisor ends with exit 1, if it does."""
+        return self.machine.error
+
+    @property
+    def stopping(self) -> bool:
+        """Is everything on its way down?"""
+        return self.machine.stopping
+
+    async def wait_finished(self) -> None:
+        """Return when everything has stopped."""
+        await self.machine.finished.wait()
+
+    def reap_strays(self) -> None:
+        """SIGCHLD: reap orphans that came to us."""
+        self.machine.reap_strays()
+
+    # ---- the verbs ----
+
+    def _named(self, names: Sequence[str] | None) -> list[Service]:
+        for name in names or ():
+            if name not in self.services:
+                known = ", ".join(sorted(self.services)) or "none"
+                raise UnknownName(f"no service {name!r}", hint=f"services: {known}")
+        return [self.services[name] for name in (names if names else self.services)]
+
+    def _ticket(self, verb: str, services: Collection[Service], who: str, detail: str = "") -> Ticket:
+        names = ", ".join(service.name for service in services)
+        self.machine.note(f"{verb} {names}{detail}, asked by {who}".replace("  ", " "))
+        return Ticket(verb, self.machine.log.revision, {service.name: service.want.generation for service in services})
+
+    async def reload(self, names: Sequence[str] | None, who: str) -> Ticket:
+        """Read the configuration again and roll to it.
+
+        Raises:
+            ConfigError: it has problems; nothing has changed.
+            BindError: a new socket cannot be had; nothing has changed.
+            UnknownName: no such service.
+        """
+        async with self._reloading:
+            swap = await Swap.prepare(self, self.load, names)
+            touched = swap.apply()
+            self._watch()
+            return self._ticket("reload", touched, who)
+
+    def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> Ticket:
+        """Replace processes by new ones of the same generation: all of a service's, or one by its id."""
+        services = self._named(names)
+        if process is not None:
+            self._process(services[0], process)
+        for service in services:
+            service.restart(process)
+        return self._ticket("restart", services, who, f" process {process}" if process is not None else "")
+
+    def scale(self, name: str, who: str, *, count: int | None = None, delta: int = 0) -> Ticket:
+        """Want `count` processes, or `delta` more than now. Below 0 counts as 0."""
+        service = self._named([name])[0]
+        wanted = max(0, (service.want.count if count is None else count) + delta)
+        service.scale(wanted)
+        return self._ticket("scale", [service], who, f" to {wanted}")
+
+    def start(self, names: Sequence[str] | None, who: str) -> Ticket:
+        """Want services to run."""
+        services = self._named(names)
+        for service in services:
+            if not service.want.enabled:
+                service.waiting_for = tuple(service.current.spec.after)
+            service.enable()
+        return self._ticket("start", services, who)
+
+    def stop(self, names: Sequence[str] | None, who: str) -> Ticket:
+        """Want services to stop; the supervisor itself goes on."""
+        services = self._named(names)
+        for service in services:
+            service.disable()
+        return self._ticket("stop", services, who)
+
+    def signal(self, name: str, signum: int, who: str, process: int | None = None) -> Ticket:
+        """Send a signal to a service's processes, or to one by its id."""
+        service = self._named([name])[0]
+        targets = [self._process(service, process)] if process is not None else service.workers()
+        for target in targets:
+            if target.handle is not None:
+                target.handle.send(signum)
+        return self._ticket("signal", [service], who, f" {signum}")
+
+    def shutdown(self, who: str, *, fast: bool = False) -> None:
+        """Stop everything: web services first, then the others in reverse order. `fast` kills what is left."""
+        if fast or not self.stopping:
+            self.machine.note(f"stopping{' fast' if fast else ''}, asked by {who}")
+        while self._watches:
+            self._watches.popitem()[1].close()
+        self.machine.shutdown()
+        if fast:
+            for service in self.services.values():
+                service.disable()
+                service.force()
+
+    @staticmethod
+    def _process(service: Service, id: int) -> Process:
+        try:
+            return service.processes[id]
+        except KeyError:
+            known = ", ".join(str(known) for known in service.processes)
+            raise UnknownName(f"{service.name} has no process {id}", hint=f"processes: {known}") from None
+
+    # ---- what readers get ----
+
+    @property
+    def revision(self) -> int:
+        """Of the last change."""
+        return self.machine.log.revision
+
+    def transitions(self, since: int) -> list[Transition]:
+        """What happened after a revision, as far as it is still known."""
+        return self.machine.log.since(since)
+
+    async def changed(self, revision: int) -> None:
+        """Return once something after `revision` has happened."""
+        await self.machine.log.changed(revision)
+
+    def progress(self, ticket: Ticket) -> Progress:
+        """How far an operation has come."""
+        return report.progress(ticket, self.services, self.machine.rollbacks)
+
+    def snapshot(self) -> Snapshot:
+        """Everything, now."""
+        version, pid = self._identity
+        clock = self.machine.clock
+        return Snapshot(
+            revision=self.machine.log.revision,
+            pid=pid,
+            name=self.resolved.config.name,
+            version=version,
+            since=clock.wall(self.machine.started),
+            config=self.resolved.path,
+            stopping=self.stopping,
+            services=[
+                report.service_status(service, self._since(name), clock) for name, service in self.services.items()
+            ],
+            sockets=[
+                SocketStatus(name=listening.name, address=listening.address, fd=listening.fd)
+                for held in self.sockets.values()
+                for listening in held
+            ],
+        )
+
+    def _since(self, name: str) -> float:
+        found = self.machine.status.get(name)
+        return found[2] if found is not None else self.machine.started

@@ -1,0 +1,187 @@
+"""Going from one configuration to the next: everything that can fail first, then one step that cannot.
+
+`prepare` reads, checks and binds and leaves the machine alone; `apply` is synchronous and only changes what is wanted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from trapeze.config import Resolved, diff
+from trapeze.errors import ConfigError, UnknownName
+from trapeze.generation import Generation
+from trapeze.limits import parse_signal
+from trapeze.machine import Machine
+from trapeze.preflight import examine
+from trapeze.service import Service
+from trapeze.sockets import ListenSocket, open_sockets, systemd_sockets
+from trapeze.spec import ServiceSpec
+from trapeze.verify import backend_problems
+
+__all__ = ["Running", "Swap"]
+
+
+class Running(Protocol):
+    """What a swap needs of the supervisor."""
+
+    resolved: Resolved
+    sockets: dict[str, Sequence[ListenSocket]]
+    machine: Machine
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """All services by name."""
+
+    def add(self, name: str) -> None:
+        """Take up a service of the configuration."""
+
+    def make_generation(self, name: str, number: int) -> Generation:
+        """A generation of a service, from the present configuration."""
+
+    def hold(self, resolved: Resolved, sockets: Mapping[str, Sequence[ListenSocket]]) -> None:
+        """Go by another configuration."""
+
+
+class Swap:
+    """A configuration that was found good, with its sockets already bound."""
+
+    def __init__(
+        self,
+        supervisor: Running,
+        resolved: Resolved,
+        sockets: Mapping[str, Sequence[ListenSocket]],
+        rolling: Sequence[str],
+        named: bool,
+    ) -> None:
+        self._named = named
+        self._supervisor = supervisor
+        self._resolved = resolved
+        self._sockets = sockets
+        self._rolling = rolling
+
+    @classmethod
+    async def prepare(
+        cls, supervisor: Running, load: Callable[[], Resolved], names: Sequence[str] | None
+    ) -> Swap:
+        """Read and check the configuration, bind what is new in it.
+
+        With `names` only these services are taken from it; everything else stays as it runs.
+
+        Raises:
+            ConfigError, BindError, UnknownName: nothing has changed.
+        """
+        resolved = load()
+        if names:
+            resolved = _only(resolved, supervisor.resolved, names)
+        problems = examine(resolved)
+        if not problems:
+            problems = await backend_problems(resolved, names)
+        if problems:
+            raise ConfigError(problems)
+        changes = diff(supervisor.resolved.config, resolved.config)
+        rolling = _rolling(supervisor, resolved, names, {*changes.changed, *_moved(resolved, changes.sockets_changed)})
+        fresh: dict[str, Sequence[ListenSocket]] = {}
+        kept = {name: held for name, held in supervisor.sockets.items() if name in resolved.config.sockets}
+        try:
+            for name in (*changes.sockets_added, *changes.sockets_changed):
+                fresh[name] = _opened(supervisor, resolved, name)
+        except BaseException:
+            _close_fresh(supervisor, fresh)
+            raise
+        return cls(supervisor, resolved, {**kept, **fresh}, rolling, bool(names))
+
+    def apply(self) -> list[Service]:
+        """Want the new configuration. Return the services that were touched."""
+        self._signal_unchanged()
+        supervisor, resolved = self._supervisor, self._resolved
+        changes = diff(supervisor.resolved.config, resolved.config)
+        made: dict[str, Generation] = {}
+        supervisor.hold(resolved, self._sockets)
+        for name in self._rolling:
+            made[name] = supervisor.make_generation(name, supervisor.services[name].top + 1)
+        for name, generation in made.items():
+            supervisor.services[name].adopt(generation)
+        for name in changes.removed:
+            supervisor.machine.remove(name)
+        for name in changes.added:
+            supervisor.add(name)
+        touched = [*self._rolling, *changes.added]
+        return [supervisor.services[name] for name in touched]
+
+    def _signal_unchanged(self) -> None:
+        """Commands that reload themselves by a signal, unless they are replaced anyway."""
+        for name, spec in self._resolved.config.services.items():
+            signum = _takes_signal(spec)
+            if signum is None or name in self._rolling or self._named or name not in self._supervisor.services:
+                continue
+            for process in self._supervisor.services[name].workers():
+                if process.live and process.handle is not None:
+                    process.handle.send(signum)
+
+
+def _takes_signal(spec: ServiceSpec) -> int | None:
+    """The signal by which a command reloads itself, if it does."""
+    if spec.reload is None or not spec.reload.startswith("signal:"):
+        return None
+    return parse_signal(spec.reload.removeprefix("signal:"))
+
+
+def _only(new: Resolved, old: Resolved, names: Sequence[str]) -> Resolved:
+    """The configuration that runs, with the named services (and the sockets they need) taken from the new one."""
+    for name in names:
+        if name not in new.config.services or name not in old.config.services:
+            known = ", ".join(sorted(new.config.services)) or "none"
+            raise UnknownName(f"no service {name!r}", hint=f"services: {known}")
+    services = {**old.config.services, **{name: new.config.services[name] for name in names}}
+    needed = {socket for name in names for socket in new.config.services[name].sockets}
+    sockets = {**old.config.sockets, **{name: new.config.sockets[name] for name in needed}}
+    return new._replace(config=replace(old.config, services=services, sockets=sockets))
+
+
+def _moved(resolved: Resolved, sockets: Sequence[str]) -> set[str]:
+    """Services that accept on a socket whose section changed."""
+    return {name for name, spec in resolved.config.services.items() if not set(sockets).isdisjoint(spec.sockets)}
+
+
+def _rolling(
+    supervisor: Running, resolved: Resolved, names: Sequence[str] | None, changed: set[str]
+) -> list[str]:
+    """Which services get a new generation.
+
+    Without names: web services always (their code may be new), side services only if their section changed: Redis is
+    never bounced by a deploy.
+    """
+    if names:
+        return list(names)
+    running = [name for name in resolved.config.services if name in supervisor.services]
+    services = resolved.config.services
+    return [n for n in running if n in changed or services[n].is_web or services[n].reload == "restart"]
+
+
+def _opened(supervisor: Running, resolved: Resolved, name: str) -> Sequence[ListenSocket]:
+    """Bind a new or changed section; an address that we hold already is taken over, not bound twice."""
+    spec = resolved.config.sockets[name]
+    held = {socket.address: socket for group in supervisor.sockets.values() for socket in group}
+    before = supervisor.resolved.config.sockets.get(name)
+    opened: list[ListenSocket] = []
+    same_but_for_addresses = before is not None and replace(before, bind="") == replace(spec, bind="")
+    for address in spec.addresses:
+        if same_but_for_addresses and address in held:
+            opened.append(held[address])
+            continue
+        systemd = systemd_sockets(os.environ, os.getpid())
+        one = replace(spec, bind=address)
+        opened.extend(open_sockets(name, one, systemd=systemd, replaces=list(held.values())))
+    return opened
+
+
+def _close_fresh(supervisor: Running, fresh: Mapping[str, Sequence[ListenSocket]]) -> None:
+    held = {socket for group in supervisor.sockets.values() for socket in group}
+    for group in fresh.values():
+        for socket in group:
+            if socket not in held:
+                socket.close()

@@ -1,0 +1,76 @@
+"""Dev reload: a change of a source file asks for the same `reload` as everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+from trapeze.errors import TrapezeError
+from trapeze.launch import ChildHandle
+from trapeze.machine import Machine
+from trapeze.prelude import Launch
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Watches the directory of one service, with a child process; reloads the service when something changes."""
+
+    def __init__(
+        self, machine: Machine, service: str, directory: str, reload: Callable[[list[str], str], Awaitable[object]]
+    ) -> None:
+        """Start watching `directory`; `reload` is the supervisor's verb."""
+        self._machine = machine
+        self._service = service
+        self._reload_verb = reload
+        self._reloading: asyncio.Task[None] | None = None
+        self._again = False
+        self._closed = False
+        argv = [sys.executable, "-m", "trapeze.watcher", directory]
+        # Where we were imported from, for a checkout that is not installed.
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        launch = Launch(label=f"{service} watch", argv=argv, env={**os.environ, "PYTHONPATH": path}, cwd=directory)
+        self._child: ChildHandle = machine.spawn(launch, self)
+        machine.note(f"{service}: watching {directory} for changes", service=service)
+
+    def on_line(self, stream: str, text: str, more: bool) -> None:
+        """The watcher said what changed, or why it cannot watch."""
+        if stream == "stderr":
+            self._machine.note(f"{self._service} watch: {text}", service=self._service, level="warning")
+            return
+        self._machine.note(f"{self._service}: {text} changed", service=self._service)
+        if self._reloading is not None:
+            self._again = True
+        else:
+            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    def on_message(self, datagram: bytes) -> None:
+        """It has nothing to notify."""
+
+    def on_exit(self, status: int) -> None:
+        """Without it nothing reloads any more: that must not go unnoticed."""
+        if not self._closed:
+            text = f"{self._service}: the file watch ended (status {status}); changes are not seen any more"
+            self._machine.note(text, service=self._service, level="warning")
+        self._machine.schedule()
+
+    async def _reload(self) -> None:
+        try:
+            while True:
+                self._again = False
+                try:
+                    await self._reload_verb([self._service], "the file watch")
+                except TrapezeError as error:
+                    text = f"reload refused: {error.render()}"
+                    self._machine.note(text, service=self._service, level="error")
+                if not self._again:
+                    return
+        finally:
+            self._reloading = None
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._closed = True
+        self._child.kill()
