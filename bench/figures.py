@@ -75,6 +75,7 @@ def _machine() -> dict[str, str]:
     found = {
         "processors": str(os.cpu_count()),
         "load": f"{os.getloadavg()[0]:.1f}",
+        "autogroup": _setting("/proc/sys/kernel/sched_autogroup_enabled"),
         "Linux": platform.release(),
         "Python": platform.python_version(),
     }
@@ -84,6 +85,14 @@ def _machine() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "a checkout" if package == "trapeze-server" else "missing"
     return found
+
+
+def _setting(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return "none"
 
 
 if __name__ == "__main__":

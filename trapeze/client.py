@@ -7,6 +7,7 @@ import http.client
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -86,9 +87,13 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(self._patience)
         try:
+            # Python's own timeout makes the socket non-blocking, and then a full backlog is an error at once.
+            patience = PATIENCE if self._patience is None else self._patience
+            seconds, fraction = divmod(patience, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(fraction * 1e6)))
             sock.connect(self._instance.path)
+            sock.settimeout(self._patience)
         except BaseException:
             sock.close()
             raise
@@ -168,7 +173,7 @@ class Client:
             for pidfd in pidfds:
                 left = max(0.0, deadline - time.monotonic())
                 if not select.select([pidfd], [], [], left)[0]:
-                    raise WaitTimeout(f"not done after {wait:g} s: still stopping")
+                    raise WaitTimeout(f"not done after {round(wait, 2):g} s: still stopping")
         return {**answer, "settled": True, "message": "stopped"}
 
     @contextlib.contextmanager
@@ -246,7 +251,7 @@ def _in_words(instance: Instance) -> Iterator[None]:
     except PermissionError:
         hint = "run it as the user of the instance, or open it to a group: mode and group under [control]"
         raise TrapezeError(f"permission denied on the control socket {instance.path}", hint=hint) from None
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
         raise WaitTimeout(f"{who} does not answer at {instance.path}") from None
     except (OSError, http.client.HTTPException):
         raise TrapezeError(f"{who} went away in the middle of its answer") from None

@@ -20,14 +20,16 @@ import msgspec
 
 from trapeze.runtime import peer
 
-__all__ = ["BODY_LIMIT", "HEADER_LIMIT", "IDLE_TIMEOUT", "Connection", "Peer", "Reply", "Request"]
+__all__ = ["AHEAD_LIMIT", "BODY_LIMIT", "HEADER_LIMIT", "IDLE_TIMEOUT", "Connection", "Peer", "Reply", "Request"]
 
 log = logging.getLogger("trapeze.control")
 
 HEADER_LIMIT = 16 * 1024
 """Bytes of request line and headers."""
 BODY_LIMIT = 64 * 1024
-"""Bytes of a request's body, and of what a client may send ahead of its answer."""
+"""Bytes of a request's body."""
+AHEAD_LIMIT = 256 * 1024
+"""Bytes that a client may send ahead of its answer."""
 IDLE_TIMEOUT = 60.0
 """Seconds within which a request must have come whole."""
 _HIGH_WATER = 64 * 1024
@@ -109,8 +111,9 @@ class Connection(asyncio.Protocol):
         self._http.receive_data(data)
         if self._task is None:
             self._read()
-        elif len(self._http.trailing_data[0]) > BODY_LIMIT:
-            self._transport.pause_reading()
+        elif len(self._http.trailing_data[0]) > AHEAD_LIMIT:
+            # Not paused: nobody would see that it has left while its answer is awaited.
+            self._transport.abort()
 
     def eof_received(self) -> bool:
         if self._task is None:
@@ -165,7 +168,7 @@ class Connection(asyncio.Protocol):
 
     def _read(self) -> None:
         """Take events until a request is whole, or more bytes are needed."""
-        while self._task is None:
+        while self._task is None and not self._transport.is_closing():
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
@@ -236,8 +239,6 @@ class Connection(asyncio.Protocol):
         elif self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             self._await_request()
-            if not self._transport.is_reading() and not self._transport.is_closing():
-                self._transport.resume_reading()
             # A client that sends many at once is answered one request a turn of the loop.
             self._loop.call_soon(self._read_on)
         else:

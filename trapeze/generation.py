@@ -196,9 +196,7 @@ class Generation:
         return [_filled(word, index, self.env) for word in words]
 
     def _listening(self) -> list[dict[str, object]]:
-        return [
-            {"name": s.name, "fd": s.fd, "address": s.address, "backlog": s.spec.backlog} for s in self.sockets
-        ]
+        return [{"name": s.name, "fd": s.fd, "address": s.address, "backlog": s.spec.backlog} for s in self.sockets]
 
     def _command_job(self, argv: Sequence[str]) -> dict[str, object]:
         named: dict[str, list[int]] = {}

@@ -9,11 +9,12 @@ A process object lives as long as one OS process: EXITED is the end, nothing is 
 from __future__ import annotations
 
 import enum
+import signal
 from typing import NamedTuple
 
 from trapeze.errors import IllegalTransition
 
-__all__ = ["LIVE", "TABLE", "Effect", "Event", "Outcome", "State", "Step", "outcome", "step"]
+__all__ = ["LIVE", "TABLE", "Effect", "Event", "Outcome", "State", "Step", "in_words", "outcome", "step"]
 
 
 class State(enum.Enum):
@@ -177,3 +178,14 @@ def outcome(state: State, *, asked: bool, was_ready: bool, status: int) -> Outco
     if status == 0 and state is not State.KILLING:
         return Outcome.STOPPED if state is State.STOPPING else Outcome.DONE
     return Outcome.CRASHED
+
+
+def in_words(status: int) -> str:
+    """Return an exit status in words: "exited with status 3", "killed by SIGKILL"."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"killed by {name}"

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from trapeze import report
+from trapeze.chronicle import Chronicle
 from trapeze.errors import StartFailed, TrapezeError
-from trapeze.events import Clock, EventLog
-from trapeze.launch import ChildHandle, Launcher, Listener
+from trapeze.events import Clock
+from trapeze.launch import Launcher
 from trapeze.lifecycle import Outcome, State
-from trapeze.output import Journal, LogLine
-from trapeze.prelude import Launch
+from trapeze.output import Journal
+from trapeze.prelude import ChildHandle, Launch, Listener
 from trapeze.probing import start_probe
 from trapeze.process import Process
 from trapeze.service import Service
-from trapeze.status import Status, Transition
+from trapeze.status import Status
 
 __all__ = ["Machine"]
-
-_LEVELS = {Status.FAILED: "error", Status.DEGRADED: "warning", Status.RUNNING: "info", Status.DONE: "info"}
-_SHOWN = 12
-"""So many of the last lines of a failed process are shown; the transition keeps all."""
 
 
 class Machine:
@@ -36,8 +34,7 @@ class Machine:
 
     def __init__(self, clock: Clock, journal: Journal, *, fail_fast: bool, sweep: Callable[[], None]) -> None:
         self.clock = clock
-        self.journal = journal
-        self.log = EventLog(self._tell)
+        self.chronicle = Chronicle(clock, journal)
         self.services: dict[str, Service] = {}
         self.status: dict[str, tuple[Status, str, float]] = {}
         """By service: status, reason, and since when (monotonic)."""
@@ -51,6 +48,7 @@ class Machine:
         self.removed: set[str] = set()
         """Services that are forgotten once they are gone."""
         self.started = clock.now()
+        self.processors = len(os.sched_getaffinity(0))
         self._fail_fast = fail_fast
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
@@ -59,10 +57,6 @@ class Machine:
         self._touched: set[str] = set()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._said: dict[str, Status] = {}
-        """By service: the last status that was worth a line."""
-        self._reported: dict[str, tuple[Sequence[str], int]] = {}
-        """By service: the last failure's output and how often it came."""
 
     # ---- Host: what services ask of us ----
 
@@ -92,45 +86,27 @@ class Machine:
         self.schedule()
 
     def changed(self, service: Service, process: Process, before: State | None) -> None:
-        """Write down a change of a process. Deaths are said aloud, the rest only to those who listen to events."""
-        aloud = process.state in (State.EXITED, State.KILLING) and not self._quiet(service)
-        level = "info" if aloud else "debug"
-        label = service.name if process.role == "worker" else f"{service.name} {process.role}"
-        self.log.add(
-            Transition(
-                revision=0,
-                at=self.clock.wall(process.since),
-                service=label,
-                process=process.id,
-                pid=process.pid,
-                index=process.index,
-                generation=process.generation,
-                from_=before.value if before else "",
-                to=process.state.value,
-                why=process.why,
-                level=level,
-            )
-        )
+        """Write down a change of a process."""
+        self.chronicle.process(service, process, before, quiet=self._quiet(service))
 
     def ended(self, service: Service, process: Process) -> None:
         """A process was reaped: say the last words of one that failed; a first start that failed ends everything."""
         if process.outcome is Outcome.STOPPED or process.outcome is Outcome.DONE or self._quiet(service):
             return
         if self._is_fatal(service, process):
-            self._fail(service)
+            self._fail(service, process.error[2] if process.error else "")
         elif service.ledger.output and (service.name, process.generation) not in self.rollbacks:
-            self._last_words(service, process)
+            self.chronicle.last_words(service, process)
+
+    def line(self, service: Service, process: Process, stream: str, text: str, more: bool) -> None:
+        """A line of a child's output."""
+        self.chronicle.line(service, process, stream, text, more)
 
     def rolled_back(self, service: Service, generation: int, why: str) -> None:
         """A generation failed and the last good one is wanted again."""
         self.rollbacks[service.name, generation] = why
-        text = f"generation {generation} failed, generation {service.want.generation} serves on: {why}"
-        self.note(text, service=service.name, level="error", output=service.ledger.output)
-
-    def line(self, service: Service, process: Process, stream: str, text: str, more: bool) -> None:
-        """A line of a child's output."""
-        at = self.clock.wall(self.clock.now())
-        self.journal.append(LogLine(at, service.name, process.index, process.pid, stream, text, more))
+        text = f"{service.name}: generation {generation} failed, generation {service.want.generation} serves on: {why}"
+        self.chronicle.note(text, service=service.name, level="error", output=service.ledger.output)
 
     def broken(self, service: Service) -> None:
         """An exception in the machine is our bug: say it, leave this service as it is, keep the others alive.
@@ -140,12 +116,10 @@ class Machine:
         text = traceback.format_exc()
         service.frozen = text.strip().rsplit("\n", 1)[-1]
         self.error = TrapezeError(f"internal error in service {service.name}: {service.frozen}")
-        self.note(
-            f"internal error, {service.name} is left as it is", service=service.name, level="error",
-            output=text.rstrip().split("\n"),
-        )
+        words = f"internal error, {service.name} is left as it is"
+        self.chronicle.note(words, service=service.name, level="error", output=text.rstrip().split("\n"))
 
-    # ---- first starts, last words ----
+    # ---- first starts ----
 
     def _quiet(self, service: Service) -> bool:
         """After a failed first start its siblings' ends say nothing new."""
@@ -159,45 +133,13 @@ class Machine:
         given_up = report.judge(service)[0] is Status.FAILED
         return given_up and any(service.name in other.waiting_for for other in self.services.values())
 
-    def _fail(self, service: Service) -> None:
-        self.error = StartFailed(f"{service.name}: {service.ledger.failure}", output="\n".join(service.ledger.output))
-        self.note(f"{service.name} failed at its first start", service=service.name, level="debug")
+    def _fail(self, service: Service, hint: str) -> None:
+        text, output = f"{service.name}: {service.ledger.failure}", "\n".join(service.ledger.output)
+        self.error = StartFailed(text, hint=hint, output=output)
+        self.chronicle.note(f"{service.name} failed at its first start", service=service.name, level="debug")
         service.disable()
         service.force()
         self.shutdown()
-
-    def _last_words(self, service: Service, process: Process) -> None:
-        """The same traceback again and again is said once, then counted: a crash loop must not fill the disk."""
-        output = service.ledger.output
-        before, count = self._reported.get(service.name, ([], 0))
-        count = count + 1 if before == output else 1
-        self._reported[service.name] = (output, count)
-        if count == 1:
-            what = "traceback" if process.error and process.error[1] else "last output"
-            self.note(
-                f"{what} of {service.name}[{process.index}] pid {process.pid}:",
-                service=service.name,
-                level="error",
-                output=output,
-            )
-        else:
-            self.note(f"same error again ({count} times)", service=service.name, level="error")
-
-    def note(self, text: str, *, service: str = "", level: str = "info", output: Sequence[str] = ()) -> None:
-        """Write down something that is not a change of one process."""
-        at = self.clock.wall(self.clock.now())
-        self.log.add(Transition(revision=0, at=at, service=service, why=text, level=level, output=list(output)))
-
-    def _tell(self, transition: Transition) -> None:
-        """The log line of a transition."""
-        if transition.level == "debug":
-            return
-        text = str(transition)
-        if transition.level != "info":
-            text = f"{transition.level.upper()} {text}"
-        shown = transition.output[-_SHOWN:] if not transition.why.startswith("traceback") else transition.output
-        for line in (text, *(f"  {line}" for line in shown)):
-            self.journal.append(LogLine(transition.at, "trapeze", None, None, "trapeze", line))
 
     # ---- reacting ----
 
@@ -245,16 +187,14 @@ class Machine:
         self._scheduled = False
         while self._touched or self._open_gates():
             names, self._touched = self._touched, set()
-            for name in names:
-                service = self.services.get(name)
-                if service is not None:
-                    self._react_one(service)
+            for service in [self.services[name] for name in names if name in self.services]:
+                self._react_one(service)
         for name in [name for name in self.removed if self.services[name].gone]:
             del self.services[name], self.status[name]
             self.removed.discard(name)
         self._sweep()
         self._set_timer()
-        self.log.wake()
+        self.chronicle.log.wake()
         gone = all(service.gone or service.frozen for service in self.services.values())
         if self.stopping and gone and not self._launcher.children:
             self.finished.set()
@@ -274,37 +214,8 @@ class Machine:
         since = before[2] if before is not None and before[0] is status else now
         self.status[service.name] = (status, why, since)
         if before is None or before[0] is not status:
-            if status is Status.RUNNING:
-                took = before is not None and before[0] is Status.STARTING and now - before[2]
-                if service.want.generation > 1:
-                    why = f"generation {service.want.generation}, {why}"
-                why = ", ".join([why, *(_url(listening.address) for listening in service.current.sockets)])
-                why += f" ({took:.2f} s)" if took else ""
-            self._say_status(service, before[0] if before else None, status, why)
-
-    def _say_status(self, service: Service, before: Status | None, status: Status, why: str) -> None:
-        level = _LEVELS.get(status, "debug")
-        if self.stopping or self._quiet(service) or not self._is_news(service, status):
-            level = "debug"
-        self.log.add(
-            Transition(
-                revision=0,
-                at=self.clock.wall(self.clock.now()),
-                service=service.name,
-                generation=service.want.generation,
-                from_=before.value if before else "",
-                to=status.value,
-                why=why,
-                level=level,
-            )
-        )
-
-    def _is_news(self, service: Service, status: Status) -> bool:
-        """A gap that is being filled has been said with the death; so is the end of it no news."""
-        if status is Status.DEGRADED and report.health(service).starting:
-            return False
-        said, self._said[service.name] = self._said.get(service.name), status
-        return said is not status
+            quiet = self.stopping or self._quiet(service)
+            self.chronicle.status(service, (before[0], before[2]) if before else None, status, why, quiet=quiet)
 
     def _open_gates(self) -> bool:
         """Start what waited for others that are ready now; stop what need not wait. True: somebody must react."""
@@ -343,8 +254,3 @@ class Machine:
             name for name, service in self.services.items() if service.wake_at is not None and service.wake_at <= now
         )
         self.react()
-
-
-def _url(address: str) -> str:
-    """An address as people can click it."""
-    return address if address.startswith(("unix:", "fd:")) else f"http://{address}"

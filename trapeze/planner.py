@@ -24,7 +24,21 @@ from typing import NamedTuple
 
 from trapeze.lifecycle import LIVE, State
 
-__all__ = ["Action", "Gate", "Plan", "Prepare", "Rules", "Seen", "Spawn", "Stop", "Want", "outdated", "plan", "settled"]
+__all__ = [
+    "Action",
+    "Gate",
+    "Plan",
+    "Prepare",
+    "Rules",
+    "Seen",
+    "Spawn",
+    "Stop",
+    "Want",
+    "outdated",
+    "pace",
+    "plan",
+    "settled",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +119,29 @@ class Plan(NamedTuple):
 
 def outdated(seen: Seen, want: Want) -> bool:
     """Is this a process that has to go, sooner or later?"""
-    return (
-        not want.enabled or seen.generation != want.generation or seen.retire or seen.index >= want.count
-    )
+    return not want.enabled or seen.generation != want.generation or seen.retire or seen.index >= want.count
+
+
+HEAD_START = 0.1
+"""Seconds that the first workers of an app have to themselves at the very first start."""
+
+
+def pace(starting: int, processors: int, now: float, begun: float | None) -> tuple[int | None, float | None]:
+    """How many workers may be spawned at the first start of an app, and when there is more to say.
+
+    Importing an app and its server is all processor time. Four workers at once on two processors are all ready after
+    two rounds; two first are ready after one, and the site answers then. Nobody is held back for longer than
+    HEAD_START: where imports wait for something else than the processor, all may as well wait together.
+
+    Args:
+        starting: workers that are on their way.
+        processors: that we may use.
+        now: monotonic seconds.
+        begun: when the first one was spawned; None before that.
+    """
+    if begun is not None and now >= begun + HEAD_START:
+        return None, None
+    return max(0, processors - starting), None if begun is None else begun + HEAD_START
 
 
 def plan(view: Sequence[Seen], want: Want, rules: Rules, gate: Gate) -> Plan:

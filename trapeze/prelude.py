@@ -17,10 +17,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Protocol
 
 import msgspec
 
-__all__ = ["Launch", "is_plain", "job_of", "open_job", "plain_words", "worker_package"]
+__all__ = ["ChildHandle", "Launch", "Listener", "is_plain", "job_of", "open_job", "plain_words", "worker_package"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,31 @@ class Launch:
     kill_group: bool = True
     nofile: tuple[int, int] | None = None
     """The limit on descriptors to give back to the child, where the supervisor raised its own."""
+
+
+class Listener(Protocol):
+    """Who is told what becomes of a child. All calls come from the event loop."""
+
+    def on_line(self, stream: str, text: str, more: bool) -> None:
+        """A line of output; `more` if it is only a piece."""
+
+    def on_message(self, datagram: bytes) -> None:
+        """A datagram of the notify protocol, its sender checked."""
+
+    def on_exit(self, status: int) -> None:
+        """Reaped; `status` as `os.waitstatus_to_exitcode`. All output it wrote has been handed on before."""
+
+
+class ChildHandle(Protocol):
+    """What the machine may do with a child: the whole seam to the operating system."""
+
+    pid: int
+
+    def send(self, signum: int) -> None:
+        """Signal the process; nothing happens if it is gone."""
+
+    def kill(self) -> None:
+        """SIGKILL, to the group where it has one."""
 
 
 @cache

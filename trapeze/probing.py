@@ -16,7 +16,8 @@ __all__ = ["start_probe"]
 class _Answer:
     """Waits for the exit status of a probe command; what it prints is nobody's business."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, service: Service) -> None:
+        self._service = service
         self.status: asyncio.Future[int] = loop.create_future()
 
     def on_line(self, stream: str, text: str, more: bool) -> None:
@@ -28,6 +29,8 @@ class _Answer:
     def on_exit(self, status: int) -> None:
         if not self.status.done():
             self.status.set_result(status)
+        # It may be the last child that the end of everything waits for.
+        self._service.host.touched(self._service)
 
 
 def start_probe(
@@ -37,7 +40,7 @@ def start_probe(
     generation = service.generations[process.generation]
 
     async def run_exec(command: str) -> int:
-        answer = _Answer(loop)
+        answer = _Answer(loop, service)
         child = launcher.spawn(generation.launch_probe(service.name, command), answer)
         try:
             return await answer.status

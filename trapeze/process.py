@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trapeze.launch import ChildHandle, in_words
-from trapeze.lifecycle import LIVE, Effect, Event, Outcome, State, outcome, step
+from trapeze.lifecycle import LIVE, Effect, Event, Outcome, State, in_words, outcome, step
 from trapeze.planner import Seen
+from trapeze.prelude import ChildHandle
 
 __all__ = ["Process", "Timeouts"]
 

@@ -156,7 +156,7 @@ def show_status(snapshot: Snapshot, names: Sequence[str] = ()) -> None:
 
 def transition(change: Transition) -> str:
     """Return one line of `events`, and of the progress of an order; below it, what a failed process said."""
-    line = f"{clock(change.at)} {str(change).removeprefix(': ')}"  # what concerns all has no service
+    line = f"{clock(change.at)} {change}"
     return "\n".join([line, *(f"    {text}" for text in change.output)])
 
 

@@ -128,9 +128,7 @@ def progress(ticket: Ticket, services: Mapping[str, Service], rollbacks: Mapping
     return Progress(all(part.done for part in parts.values()), False, "", message, (), generations)
 
 
-def _part(
-    ticket: Ticket, name: str, service: Service | None, rollbacks: Mapping[tuple[str, int], str]
-) -> Progress:
+def _part(ticket: Ticket, name: str, service: Service | None, rollbacks: Mapping[tuple[str, int], str]) -> Progress:
     if service is None:
         return Progress(done=True, message="gone")
     wanted = ticket.services[name]

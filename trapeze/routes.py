@@ -64,7 +64,8 @@ async def _status(call: Call) -> Reply:
 
 
 async def _config(call: Call) -> Reply:
-    return Reply(200, config.masked(call.supervisor.resolved))
+    resolved = call.supervisor.resolved
+    return Reply(200, {"config": config.masked(resolved), "origins": dict(resolved.origins)})
 
 
 async def _events(call: Call) -> Reply:

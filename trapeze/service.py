@@ -7,57 +7,18 @@ another plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from trapeze import notify, restart
 from trapeze.generation import Generation
-from trapeze.launch import ChildHandle, Listener
+from trapeze.host import Host
 from trapeze.ledger import Ledger
 from trapeze.lifecycle import Event, Outcome, State
-from trapeze.planner import Gate, Plan, Prepare, Rules, Spawn, Stop, Want, outdated, plan, settled
-from trapeze.prelude import Launch
+from trapeze.planner import Gate, Plan, Prepare, Rules, Spawn, Stop, Want, outdated, pace, plan, settled
 from trapeze.process import Process
 
-__all__ = ["Host", "Service"]
-
-
-class Host(Protocol):
-    """What a service needs from the supervisor: the clock, the launcher, and somebody to tell."""
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-
-    def jitter(self) -> float:
-        """A random draw from [0, 1)."""
-
-    def next_id(self) -> int:
-        """A number for a new process; never reused."""
-
-    def spawn(self, launch: Launch, listener: Listener) -> ChildHandle:
-        """Start a process; OSError if that failed."""
-
-    def probe(self, service: Service, process: Process, ready: str) -> Callable[[], None]:
-        """Ask until `process` is ready, then call `service.became_ready`; return how to stop asking."""
-
-    def changed(self, service: Service, process: Process, before: State | None) -> None:
-        """`process` is in another state (`before` is None: it was spawned)."""
-
-    def ended(self, service: Service, process: Process) -> None:
-        """`process` was reaped and judged."""
-
-    def rolled_back(self, service: Service, generation: int, why: str) -> None:
-        """`generation` failed; what is wanted is the last good one again."""
-
-    def line(self, service: Service, process: Process, stream: str, text: str, more: bool) -> None:
-        """A line of output."""
-
-    def touched(self, service: Service) -> None:
-        """Something happened to `service`: react soon."""
-
-    def broken(self, service: Service) -> None:
-        """An exception is being handled that nobody expected: our bug."""
+__all__ = ["Service"]
 
 
 class Service:
@@ -80,6 +41,8 @@ class Service:
         self.facts = notify.Facts()
         self.frozen = ""
         self.wake_at: float | None = None
+        self.begun: float | None = None
+        """When its very first worker was spawned, monotonic seconds."""
         self.top = generation.number
         """The highest generation number used."""
 
@@ -206,19 +169,29 @@ class Service:
 
     def plan(self) -> Plan:
         """What the planner says now."""
-        limit = restart.may_spawn(self.ledger.history, self.host.now())
-        if limit == 1 and any(process.state is State.STARTING for process in self.workers()):
-            limit = 0
+        limit, retry_at = self._limit()
         steps = [process for process in self.processes.values() if process.role == "pre_start"]
         gate = Gate(
             open=not self.waiting_for,
             limit=limit,
-            retry_at=self.ledger.history.not_before,
+            retry_at=retry_at,
             finished=frozenset(self.ledger.finished),
             steps_left=bool(steps) or self.steps_done < len(self.current.steps),
             step_running=bool(steps),
         )
         return plan([process.seen() for process in self.workers()], self.want, self.rules, gate)
+
+    def _limit(self) -> tuple[int | None, float | None]:
+        """How many may be spawned now, and when that may be different."""
+        now = self.host.now()
+        limit = restart.may_spawn(self.ledger.history, now)
+        starting = sum(process.state is State.STARTING for process in self.workers())
+        if limit == 1 and starting:
+            limit = 0
+        first = self.good is None and self.current.spec.app is not None
+        if limit is None and first and not any(process.state is State.READY for process in self.workers()):
+            return pace(starting, self.host.processors, now, self.begun)
+        return limit, self.ledger.history.not_before
 
     def react(self) -> None:
         """Do what the planner says until it says nothing more; note when to be woken."""
@@ -260,6 +233,8 @@ class Service:
         process = Process(self.host.next_id(), index, generation.number, timeouts, now, role=role)
         self.processes[process.id] = process
         worker = role == "worker"
+        if worker and self.begun is None:
+            self.begun = now
         launch = generation.launch(self.name, index) if worker else generation.launch_step(self.name, index)
         try:
             process.handle = self.host.spawn(launch, _Ear(self, process))
@@ -289,11 +264,18 @@ class Service:
             self.host.changed(self, process, before)
 
     def _settle(self) -> None:
-        if self.is_settled() and self.want.enabled and not any(self.ledger.finished.values()):
+        if self.is_settled() and self.want.enabled and self._is_proved():
             self.good = self.want.generation
             self.ledger.whole()
         used = {process.generation for process in self.processes.values()} | {self.want.generation, self.good}
         self.generations = {number: made for number, made in self.generations.items() if number in used}
+
+    def _is_proved(self) -> bool:
+        """A task is good when it has ended well, everything else when it is ready."""
+        finished = self.ledger.finished.values()
+        spec = self.current.spec
+        ended = not spec.is_task or spec.ready is not None or len(finished) >= self.want.count
+        return ended and not any(finished)
 
     def is_settled(self) -> bool:
         """Is what is wanted so?"""
@@ -338,5 +320,3 @@ class _Ear:
             self._service.exited(self._process, status)
         except Exception:
             self._service.host.broken(self._service)
-
-

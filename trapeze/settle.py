@@ -62,7 +62,9 @@ def _answer(supervisor: Supervisor, ticket: Ticket, *, settled: bool, message: s
 
 def _timeout(wait: float, message: str) -> Reply:
     hint = "it goes on all the same; `trapeze status` shows how far it is"
-    return error_body(504, "timeout", f"not done after {wait:g} s" + (f": {message}" if message else ""), hint=hint)
+    return error_body(
+        504, "timeout", f"not done after {round(wait, 2):g} s" + (f": {message}" if message else ""), hint=hint
+    )
 
 
 def _as_line(reply: Reply) -> object:

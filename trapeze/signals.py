@@ -36,7 +36,7 @@ def install(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
         return shutdown
 
     def say(name: str, text: str) -> Callable[[], None]:
-        return lambda: supervisor.machine.note(f"{name}: {text}")
+        return lambda: supervisor.machine.chronicle.note(f"{name}: {text}")
 
     handlers: dict[signal.Signals, Callable[[], None]] = {
         signal.SIGHUP: reload,
@@ -57,7 +57,7 @@ async def _reload(supervisor: Supervisor) -> None:
     try:
         await supervisor.reload(None, "SIGHUP")
     except TrapezeError as error:
-        supervisor.machine.note(f"reload refused, nothing changed: {error.render()}", level="error")
+        supervisor.machine.chronicle.note(f"reload refused, nothing changed: {error.render()}", level="error")
 
 
 def _scale(supervisor: Supervisor, name: str, delta: int) -> None:

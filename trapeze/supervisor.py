@@ -149,8 +149,10 @@ class Supervisor:
 
     def _ticket(self, verb: str, services: Collection[Service], who: str, detail: str = "") -> Ticket:
         names = ", ".join(service.name for service in services)
-        self.machine.note(f"{verb} {names}{detail}, asked by {who}".replace("  ", " "))
-        return Ticket(verb, self.machine.log.revision, {service.name: service.want.generation for service in services})
+        self.machine.chronicle.note(f"{verb} {names}{detail}, asked by {who}".replace("  ", " "))
+        return Ticket(
+            verb, self.machine.chronicle.log.revision, {service.name: service.want.generation for service in services}
+        )
 
     async def reload(self, names: Sequence[str] | None, who: str) -> Ticket:
         """Read the configuration again and roll to it.
@@ -210,7 +212,7 @@ class Supervisor:
     def shutdown(self, who: str, *, fast: bool = False) -> None:
         """Stop everything: web services first, then the others in reverse order. `fast` kills what is left."""
         if fast or not self.stopping:
-            self.machine.note(f"stopping{' fast' if fast else ''}, asked by {who}")
+            self.machine.chronicle.note(f"stopping{' fast' if fast else ''}, asked by {who}")
         while self._watches:
             self._watches.popitem()[1].close()
         self.machine.shutdown()
@@ -232,15 +234,15 @@ class Supervisor:
     @property
     def revision(self) -> int:
         """Of the last change."""
-        return self.machine.log.revision
+        return self.machine.chronicle.log.revision
 
     def transitions(self, since: int) -> list[Transition]:
         """What happened after a revision, as far as it is still known."""
-        return self.machine.log.since(since)
+        return self.machine.chronicle.log.since(since)
 
     async def changed(self, revision: int) -> None:
         """Return once something after `revision` has happened."""
-        await self.machine.log.changed(revision)
+        await self.machine.chronicle.log.changed(revision)
 
     def progress(self, ticket: Ticket) -> Progress:
         """How far an operation has come."""
@@ -251,7 +253,7 @@ class Supervisor:
         version, pid = self._identity
         clock = self.machine.clock
         return Snapshot(
-            revision=self.machine.log.revision,
+            revision=self.machine.chronicle.log.revision,
             pid=pid,
             name=self.resolved.config.name,
             version=version,

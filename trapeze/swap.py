@@ -64,9 +64,7 @@ class Swap:
         self._rolling = rolling
 
     @classmethod
-    async def prepare(
-        cls, supervisor: Running, load: Callable[[], Resolved], names: Sequence[str] | None
-    ) -> Swap:
+    async def prepare(cls, supervisor: Running, load: Callable[[], Resolved], names: Sequence[str] | None) -> Swap:
         """Read and check the configuration, bind what is new in it.
 
         With `names` only these services are taken from it; everything else stays as it runs.
@@ -147,9 +145,7 @@ def _moved(resolved: Resolved, sockets: Sequence[str]) -> set[str]:
     return {name for name, spec in resolved.config.services.items() if not set(sockets).isdisjoint(spec.sockets)}
 
 
-def _rolling(
-    supervisor: Running, resolved: Resolved, names: Sequence[str] | None, changed: set[str]
-) -> list[str]:
+def _rolling(supervisor: Running, resolved: Resolved, names: Sequence[str] | None, changed: set[str]) -> list[str]:
     """Which services get a new generation.
 
     Without names: web services always (their code may be new), side services only if their section changed: Redis is

@@ -1,4 +1,4 @@
-"""Runs in a process of its own: prints a line for each batch of changed source files. `python -m trapeze.watcher DIR...`
+"""`python -m trapeze.watcher DIR...`: prints a line for each batch of changed source files. A process of its own.
 
 A process, because the library's watching thread does not belong into the supervisor (R5), and because a watch that
 breaks must not break anything else.

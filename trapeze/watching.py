@@ -8,9 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from trapeze.errors import TrapezeError
-from trapeze.launch import ChildHandle
 from trapeze.machine import Machine
-from trapeze.prelude import Launch
+from trapeze.prelude import ChildHandle, Launch
 
 __all__ = ["Watch"]
 
@@ -33,14 +32,14 @@ class Watch:
         path = os.pathsep.join(entry for entry in sys.path if entry)
         launch = Launch(label=f"{service} watch", argv=argv, env={**os.environ, "PYTHONPATH": path}, cwd=directory)
         self._child: ChildHandle = machine.spawn(launch, self)
-        machine.note(f"{service}: watching {directory} for changes", service=service)
+        machine.chronicle.note(f"{service}: watching {directory} for changes", service=service)
 
     def on_line(self, stream: str, text: str, more: bool) -> None:
         """The watcher said what changed, or why it cannot watch."""
         if stream == "stderr":
-            self._machine.note(f"{self._service} watch: {text}", service=self._service, level="warning")
+            self._machine.chronicle.note(f"{self._service} watch: {text}", service=self._service, level="warning")
             return
-        self._machine.note(f"{self._service}: {text} changed", service=self._service)
+        self._machine.chronicle.note(f"{self._service}: {text} changed", service=self._service)
         if self._reloading is not None:
             self._again = True
         else:
@@ -53,7 +52,7 @@ class Watch:
         """Without it nothing reloads any more: that must not go unnoticed."""
         if not self._closed:
             text = f"{self._service}: the file watch ended (status {status}); changes are not seen any more"
-            self._machine.note(text, service=self._service, level="warning")
+            self._machine.chronicle.note(text, service=self._service, level="warning")
         self._machine.schedule()
 
     async def _reload(self) -> None:
@@ -64,7 +63,7 @@ class Watch:
                     await self._reload_verb([self._service], "the file watch")
                 except TrapezeError as error:
                     text = f"reload refused: {error.render()}"
-                    self._machine.note(text, service=self._service, level="error")
+                    self._machine.chronicle.note(text, service=self._service, level="error")
                 if not self._again:
                     return
         finally:

@@ -1,8 +1,8 @@
 """chaussette's servers on inherited sockets.
 
-chaussette 1.3.0 (2015) hides most of its backends on Python 3, clears O_NONBLOCK on a shared listener, fills the environ
-with its `fd://` text and handles no SIGTERM. Here its own server classes are used where they still work, given a socket
-that is ready, and a stop that drains; where they do not, the server they stand for is used directly.
+chaussette 1.3.0 (2015) hides most of its backends on Python 3, clears O_NONBLOCK on a shared listener, fills the
+environ with its `fd://` text and handles no SIGTERM. Here its own server classes are used where they still work, given
+a socket that is ready, and a stop that drains; where they do not, the server they stand for is used directly.
 """
 
 from __future__ import annotations
@@ -61,12 +61,14 @@ OPTIONS = {
 }
 """Options that each server takes; waitress has many and is asked itself."""
 
-OWNED = frozenset("host port listen sockets unix_socket unix_socket_perms backlog url_prefix ipv4 ipv6".split())
+OWNED = frozenset(
+    ["host", "port", "listen", "sockets", "unix_socket", "unix_socket_perms", "backlog", "url_prefix", "ipv4", "ipv6"]
+)
 """Settings of waitress that belong to the supervisor, or are fields of the service."""
 
 
 class ChaussetteBackend(Backend):
-    """WSGI. `options.backend` names the server: waitress where it is installed and wsgiref where it is not, by default."""
+    """WSGI. `options.backend` names the server; by default waitress where it is installed, wsgiref where it is not."""
 
     name = "chaussette"
     interfaces = frozenset({"wsgi"})
@@ -111,7 +113,8 @@ class ChaussetteBackend(Backend):
 
 def _unusable(server: object) -> Problem | None:
     if not isinstance(server, str) or (server not in SERVERS and server not in UNUSABLE):
-        return Problem("options.backend", f"chaussette has no backend {server!r}", f"it has {', '.join(sorted(SERVERS))}")
+        known = ", ".join(sorted(SERVERS))
+        return Problem("options.backend", f"chaussette has no backend {server!r}", f"it has {known}")
     if server in UNUSABLE:
         return Problem(
             "options.backend", f"chaussette's {server} cannot work: {UNUSABLE[server]}", f'use "{INSTEAD[server]}"'
@@ -154,7 +157,8 @@ def _check_waitress(options: dict[str, Any]) -> list[Problem]:
     problems = []
     for name, value in options.items():
         if name in OWNED:
-            problems.append(Problem(f"options.{name}", f"waitress's {name} has no place here: the supervisor does that"))
+            reason = f"waitress's {name} has no place here: the supervisor does that"
+            problems.append(Problem(f"options.{name}", reason))
             continue
         try:
             Adjustments(**{name: value})

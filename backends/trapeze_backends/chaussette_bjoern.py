@@ -36,32 +36,19 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
 
 
 def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
-    server = with_socket(_bjoern, _bjoern.Server, sock, _closing(adapt_app(app, sock, worker, "bjoern"), worker), worker)
+    server = with_socket(_bjoern, _bjoern.Server, sock, adapt_app(app, sock, worker, "bjoern"), worker)
     read, write = os.pipe()
     os.set_blocking(write, False)
-    # SIGINT too: bjoern trips it at the end without holding the interpreter lock, which crashes CPython when the handler
-    # is one of its two constants.
-    for number in worker.graceful_signals | {signal.SIGQUIT, signal.SIGINT}:
+    for number in worker.graceful_signals | {signal.SIGQUIT}:
         signal.signal(number, lambda signum, frame: None)
+    # Ignored until bjoern's loop catches it: that is how the thread sees that the loop runs. (At its end bjoern trips
+    # SIGINT without holding the interpreter lock: harmless for an ignored signal, a crash for a default one.)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_obey, args=(read, sock, worker), name="signals", daemon=True).start()
     worker.ready()
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
-
-
-def _closing(app: Any, worker: Worker) -> Any:
-    """While draining, tell the client that the connection closes: it then does so itself."""
-
-    def closing(environ: dict[str, Any], start_response: Any) -> Any:
-        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
-            if worker.stopping:
-                headers = [*headers, ("Connection", "close")]
-            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
-
-        return app(environ, start)
-
-    return closing
 
 
 def _obey(signals: int, sock: socket.socket, worker: Worker) -> None:
@@ -73,6 +60,8 @@ def _obey(signals: int, sock: socket.socket, worker: Worker) -> None:
             elif number in worker.graceful_signals:
                 worker.stop()
     family, address = sock.family, sock.getsockname()
+    while not _catches(signal.SIGINT):
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
     grace = time.monotonic() + worker.job.drain_grace
     end = time.monotonic() + worker.job.patience
@@ -87,8 +76,15 @@ def _obey(signals: int, sock: socket.socket, worker: Worker) -> None:
     worker.leave_now()
 
 
+def _catches(signum: int) -> bool:
+    """Does this process have a handler for the signal, whoever installed it?"""
+    with open("/proc/self/status") as status:
+        caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt:"))
+    return bool(caught & 1 << (signum - 1))
+
+
 def _close_idle(family: int, address: Any) -> None:
-    """End the reading side of each accepted connection with nothing to read; bjoern closes it when its answer is out."""
+    """End the reading side of each accepted connection with nothing to read: bjoern closes it after its answer."""
     for entry in os.listdir("/proc/self/fd"):
         try:
             copy = os.dup(int(entry))
@@ -147,9 +143,9 @@ def _run_each(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
             finally:
                 os._exit(status)
         children[pid] = position
+    worker.ready()
     for sock in sockets:
         sock.close()
-    worker.ready()
     failed = _wait_for(children, stop, worker)
     if failed:
         raise RuntimeError(f"the process of {failed} ended")

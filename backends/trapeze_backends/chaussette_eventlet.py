@@ -4,7 +4,6 @@ peer, which all Unix peers share, and never ends when two of them are open."""
 from __future__ import annotations
 
 import os
-import posix
 import socket
 import time
 from typing import Any
@@ -34,32 +33,31 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
     for sock in sockets:
         green = green_socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         server = with_socket(_eventlet, Server, green, adapt_app(app, green, worker), worker)
-        server.setup(pool, connections, keepalive=keepalive, log_output=False, **options)
+        server.setup(worker, pool, connections, keepalive=keepalive, log_output=False, **options)
         servers.append(server)
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    worker.catch_signals(lambda: posix.write(write, b"."))  # os.write is eventlet's: not for signal handlers
+    wake = worker.wake_fd()
     acceptors = [eventlet.spawn(server.serve_forever) for server in servers]
     worker.restore_backlog([server.socket for server in servers])
     worker.ready()
-    os.read(read, 1)  # eventlet's: the others go on
+    while not worker.stopping:
+        os.read(wake, 64)  # eventlet's: the others go on
     for acceptor, server in zip(acceptors, servers, strict=True):
         acceptor.kill()
         server.socket.close()
-        server.server.keepalive = False
     _drain(connections, worker)
 
 
-class Server(_eventlet.Server):  # type: ignore[misc]
+class Server(_eventlet.Server):
     """chaussette's, with the loop replaced."""
 
-    def setup(self, pool: Any, connections: list[Any], **options: Any) -> None:
+    def setup(self, worker: Worker, pool: Any, connections: list[Any], **options: Any) -> None:
         """Make eventlet's own server object."""
         self.pool = pool
         self.connections = connections
         self.server = eventlet.wsgi.Server(
             self.socket, self.socket.getsockname(), self.application, protocol=Protocol, **options
         )
+        self.server.worker = worker
 
     def serve_forever(self) -> None:
         """Accept until killed. A place in the pool is waited for first, so that others get what we cannot serve."""
@@ -85,12 +83,12 @@ class Server(_eventlet.Server):  # type: ignore[misc]
             connection[1].close()
 
 
-class Protocol(eventlet.wsgi.HttpProtocol):  # type: ignore[misc]
+class Protocol(eventlet.wsgi.HttpProtocol):
     """While draining, a connection closes after its answer."""
 
     def handle_one_response(self) -> None:
-        if self.server.keepalive is False:
-            self.close_connection = True
+        if self.server.worker.stopping:
+            self.server.keepalive = False
         super().handle_one_response()
 
 

@@ -1,4 +1,4 @@
-"""chaussette's gevent and geventwebsocket servers. The standard library has been patched before the app was imported."""
+"""chaussette's gevent and geventwebsocket servers. The standard library was patched before the app was imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
             module,
             module.Server,
             green,
-            adapt_app(app, green, worker),
+            adapt_app(app, green, worker, name),
             worker,
             spawn=spawn,
             log=None,
@@ -42,7 +42,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
         server.handler_class = handler
         servers.append(server)
     stop = gevent.event.Event()
-    worker.catch_signals(_waker(stop))
+    _catch_signals(worker, stop)
     for server in servers:
         server.start()
     worker.restore_backlog([server.socket for server in servers])
@@ -53,11 +53,17 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
     _drain(live, worker)
 
 
-def _waker(event: Any) -> Any:
-    """A function that sets `event` from inside a signal handler: the loop is woken from its sleep."""
-    watcher = gevent.get_hub().loop.async_()
-    watcher.start(event.set)
-    return watcher.send
+def _catch_signals(worker: Worker, stop: Any) -> None:
+    """By gevent's own watchers: while its loop sleeps, no handler of the signal module runs."""
+
+    def graceful() -> None:
+        worker.stop()
+        stop.set()
+
+    for number in worker.graceful_signals:
+        gevent.signal_handler(number, graceful)
+    for number in worker.fast_signals:
+        gevent.signal_handler(number, worker.leave_now)
 
 
 def _chaussette_module(name: str) -> tuple[Any, type[Any]]:
@@ -75,7 +81,7 @@ def _handler(base: type[Any], live: set[Any], worker: Worker) -> type[Any]:
     keepalive = worker.job.keepalive
 
     class Handler(base):
-        """Knows whether it waits for a request; says `Connection: close` while draining."""
+        """Knows whether it waits for a request."""
 
         idle_since: float | None = None
         served = 0
@@ -91,17 +97,13 @@ def _handler(base: type[Any], live: set[Any], worker: Worker) -> type[Any]:
             self.idle_since = time.monotonic()
             try:
                 # The first request is waited for without a limit, as gevent does.
+                line = ""
                 with gevent.Timeout(keepalive if self.served else None, False):
-                    return super().read_requestline()
-                return ""
+                    line = super().read_requestline()
+                return line
             finally:
                 self.idle_since = None
                 self.served += 1
-
-        def handle_one_response(self) -> None:
-            if worker.stopping:
-                self.close_connection = True
-            super().handle_one_response()
 
     return Handler
 

@@ -30,20 +30,20 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
         server = with_socket(_wsgiref, Server, sock, adapt_app(app, sock, worker), worker)
         server.RequestHandlerClass = handler
         selector.register(sock, selectors.EVENT_READ, server)
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)
-    selector.register(wake_read, selectors.EVENT_READ, None)
-    worker.catch_signals(lambda: os.write(wake_write, b"."))
+    wake = worker.wake_fd()
+    selector.register(wake, selectors.EVENT_READ, None)
     worker.ready()
     while not worker.stopping:
         for key, _ in selector.select():
-            if key.data is not None and not worker.stopping:
+            if key.data is None:
+                os.read(wake, 64)
+            elif not worker.stopping:
                 key.data.handle_request_noblock()
     for sock in sockets:
         sock.close()
 
 
-class Server(_wsgiref.ChaussetteServer):  # type: ignore[misc]
+class Server(_wsgiref.ChaussetteServer):
     """On a socket that is bound already."""
 
     def server_bind(self) -> None:
@@ -70,7 +70,7 @@ class Server(_wsgiref.ChaussetteServer):  # type: ignore[misc]
             super().handle_error(request, client_address)
 
 
-class Handler(_wsgiref.ChaussetteHandler):  # type: ignore[misc]
+class Handler(_wsgiref.ChaussetteHandler):
     """chaussette's replaces each client's address by 0.0.0.0."""
 
     def __init__(self, sock: socket.socket, address: Any, server: Any) -> None:
@@ -85,5 +85,5 @@ class Handler(_wsgiref.ChaussetteHandler):  # type: ignore[misc]
         with contextlib.suppress(ConnectionError):
             super().finish()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         """The access log is ours, and only where it is wanted."""

@@ -1,5 +1,5 @@
-"""waitress, as chaussette's backend of that name: chaussette's own class cannot be made with waitress 2 and newer, since
-it passes `fd://` as a host, so waitress's are used."""
+"""waitress, as chaussette's backend of that name: its own class passes `fd://` as a host, which waitress 2 and newer
+refuse, so waitress's classes are used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
     job = worker.job
     adjustments = {key: value for key, value in job.options.items() if key != "backend"}
     threads = job.threads or int(adjustments.pop("threads", 0)) or THREADS
-    adjustments.setdefault("backlog", job.backlog)
+    adjustments["backlog"] = job.backlog
+    if "trusted_proxy" not in adjustments:
+        # Or it removes X-Forwarded-For, which the apps behind all the others get to see.
+        adjustments.setdefault("clear_untrusted_proxy_headers", False)
     if job.keepalive is not None:
         adjustments["channel_timeout"] = max(int(job.keepalive + 0.5), 1)
     channels: dict[int, Any] = {}
@@ -39,7 +42,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
         )
         server.channel_class = channel_class
         servers.append(server)
-    worker.catch_signals(servers[0].pull_trigger)  # wakes poll(), which Python would resume otherwise
+    _Wake(worker.wake_fd(), map=channels)
     worker.restore_backlog([server.socket for server in servers])
     worker.ready()
     while not worker.stopping:
@@ -50,6 +53,18 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
         wasyncore.dispatcher.close(server)
     _drain(channels, worker)
     dispatcher.shutdown(timeout=0.1)
+
+
+class _Wake(wasyncore.file_dispatcher):
+    """Has poll() return when a signal has come."""
+
+    def writable(self) -> bool:
+        """Only read from."""
+        return False
+
+    def handle_read(self) -> None:
+        """Empty it."""
+        self.recv(64)
 
 
 def _drain(channels: dict[int, Any], worker: Worker) -> None:
@@ -67,15 +82,15 @@ def _drain(channels: dict[int, Any], worker: Worker) -> None:
 
 
 def _channel_class(worker: Worker) -> type[Any]:
-    class Task(WSGITask):  # type: ignore[misc]
+    class Task(WSGITask):
         """While draining, answers say that the connection closes."""
 
         def build_response_header(self) -> bytes:
             if worker.stopping:
                 self.request.headers["CONNECTION"] = "close"
-            return super().build_response_header()  # type: ignore[no-any-return]
+            return bytes(super().build_response_header())
 
-    class Channel(waitress.server.HTTPChannel):  # type: ignore[misc]
+    class Channel(waitress.server.HTTPChannel):
         """waitress's, with that task."""
 
         task_class = Task

@@ -37,7 +37,8 @@ def _backend(job: Job, problems: list[Problem]) -> Backend | None:
     name = job.backend
     if name == "auto":
         if job.interface == "auto":
-            return _auto(job, problems)
+            _auto(job, problems)
+            return None
         name = registry.auto(job.interface)
     try:
         backend = registry.get(name)
@@ -84,7 +85,7 @@ def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> None:
     try:
         if backend is not None and not problems:
             backend.prepare(job)
-        app, interface = choose_interface(load(job), job)
+        _, interface = choose_interface(load(job), job)
     except StartError as error:
         problems.append(Problem("app", error.message, error.traceback or error.hint))
         return

@@ -20,9 +20,10 @@ EXIT_START_FAILED = 3
 
 def main(job_fd: int) -> NoReturn:
     """Do the job that `job_fd` holds and end the process: 0, or 3 when it could not start."""
-    job = read_job(job_fd)
-    notifier = Notifier(job.notify_fd)
+    notifier = Notifier(None)
     try:
+        job = read_job(job_fd)
+        notifier = Notifier(job.notify_fd)
         if job.mode == "check":
             from trapeze_backends.check import check
 

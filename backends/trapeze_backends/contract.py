@@ -19,7 +19,7 @@ JOB_VERSION = 1
 
 
 class StartError(Exception):
-    """This worker cannot start, and why: one line, a hint, and a traceback only where the app's own code is to blame."""
+    """This worker cannot start, and why: one line, a hint, and a traceback where the app's own code is to blame."""
 
     def __init__(self, message: str, *, hint: str = "", traceback: str = "") -> None:
         super().__init__(message)

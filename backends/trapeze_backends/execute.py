@@ -40,7 +40,7 @@ def execute(job: Job, notifier: Notifier) -> None:
 
 
 def substitute(word: str, names: list[str]) -> str:
-    """Replace {fd:NAME} by the number of the first socket of that name, {fd:NAME:1} by that of the second, and so on."""
+    """Replace {fd:NAME} by the number of the first socket of that name, {fd:NAME:1} by that of the second..."""
     if "{fd:" not in word:
         return word
     seen: dict[str, int] = {}

@@ -96,20 +96,19 @@ class GunicornBackend(Backend):
         speaks = interface_of(name)
         if speaks is not None and speaks != worker.interface:
             better = 'backend = "uvicorn"' if worker.interface == "asgi" else 'worker_class = "gthread"'
-            raise StartError(
-                f"gunicorn's {name} workers serve {speaks.upper()} apps, {worker.job.app} is {worker.interface.upper()}",
-                hint=f"use {better}",
-            )
+            is_one = f"{worker.job.app} is {worker.interface.upper()}"
+            raise StartError(f"gunicorn's {name} workers serve {speaks.upper()} apps, {is_one}", hint=f"use {better}")
         try:
             return config.worker_class  # type: ignore[no-any-return]
         except Exception as error:  # RuntimeError of its own, ImportError, whatever a plugin raises
             hint = ""
             if name == "asgi":
                 hint = f'gunicorn {self.version()} has no asgi workers: backend = "uvicorn", or a newer gunicorn'
-            raise StartError(f"gunicorn cannot load the worker class {name!r}: {_last_line(error)}", hint=hint) from None
+            reason = f"gunicorn cannot load the worker class {name!r}: {_last_line(error)}"
+            raise StartError(reason, hint=hint) from None
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
@@ -138,7 +137,7 @@ class _Arbiter:
 
 
 def _wrap(sock: socket.socket, config: Any, log: Any) -> Any:
-    """The kind of object that gunicorn's workers expect; it duplicates the descriptor and closes the one it is given."""
+    """The kind of object that gunicorn's workers expect; it duplicates the descriptor and closes what it is given."""
     import gunicorn.sock
 
     name = sock.getsockname()
@@ -151,69 +150,79 @@ def _wrap(sock: socket.socket, config: Any, log: Any) -> Any:
 
 def _adapt(base: type[Any], worker: Worker) -> type[Any]:
     """Return a worker class that reports to us instead of to an arbiter."""
-
-    class Adapted(base):
-        """The worker class of gunicorn, under our supervisor."""
-
-        def init_signals(self) -> None:
-            super().init_signals()
-            loop = getattr(self, "loop", None)
-            for number in worker.graceful_signals:
-                if loop is not None:
-                    loop.add_signal_handler(number, self._graceful_in_loop)
-                else:
-                    signal.signal(number, self.handle_exit)
-            for number in worker.fast_signals:
-                if loop is not None:
-                    loop.remove_signal_handler(number)
-                signal.signal(number, self.handle_quit)
-
-        def _graceful_in_loop(self) -> None:
-            worker.stop()
-            self.handle_exit_signal()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            worker.stop()
-            super().handle_exit(sig, frame)
-
-        def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-            # gunicorn's own raises SystemExit, and the interpreter then waits for the threads of the pool.
-            self.alive = False
-            self.cfg.worker_int(self)
-            worker.leave_now()
-
-        def notify(self) -> None:
-            """Called by every class about once a second, for the first time when it accepts."""
-            if not worker.is_ready:
-                worker.restore_backlog(self.sockets)
-                worker.ready()
-            if worker.is_orphan:
-                # Their own answer to this differs by class, down to an exit in the middle of requests: drain instead.
-                worker.stop()
-                self.alive = False
-                self.ppid = os.getppid()
-            super().notify()
-
+    adapted = type("Adapted", (_Reporting, base), {"worker": worker})
     if base.__name__ == "ThreadWorker":
         module = sys.modules[base.__module__]
         if hasattr(module, "STOP_KEEPALIVE_LINGER"):
-            module.STOP_KEEPALIVE_LINGER = worker.job.drain_grace
+            module.STOP_KEEPALIVE_LINGER = worker.job.drain_grace  # type: ignore[attr-defined]
         if not hasattr(base, "set_accept_enabled"):
-            return _drain_old_threads(Adapted, worker)
+            return _drain_old_threads(adapted, worker)
     if base.__name__ == "ASGIWorker":
-        return _explain_lifespan(Adapted)
-    return Adapted
+        return _explain_lifespan(adapted)
+    return adapted
+
+
+class _Reporting:
+    """Goes before a worker class of gunicorn; the attributes that are used here and not made here are that class's."""
+
+    worker: Worker
+    cfg: Any
+    sockets: list[Any]
+    ppid: int
+    alive: bool
+
+    def init_signals(self) -> None:
+        """Theirs, then ours: they reset all signals they know of."""
+        super().init_signals()  # type: ignore[misc]
+        loop = getattr(self, "loop", None)  # the asgi class
+        for number in self.worker.graceful_signals:
+            if loop is not None:
+                loop.add_signal_handler(number, self._graceful_in_loop)
+            else:
+                signal.signal(number, self.handle_exit)
+        for number in self.worker.fast_signals:
+            if loop is not None:
+                loop.remove_signal_handler(number)
+            signal.signal(number, self.handle_quit)
+
+    def _graceful_in_loop(self) -> None:
+        self.worker.stop()
+        self.handle_exit_signal()  # type: ignore[attr-defined]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The stop signal."""
+        self.worker.stop()
+        super().handle_exit(sig, frame)  # type: ignore[misc]
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """A fast stop. gunicorn's own raises SystemExit, and the interpreter then waits for the threads of the pool."""
+        self.alive = False
+        self.cfg.worker_int(self)
+        self.worker.leave_now()
+
+    def notify(self) -> None:
+        """Called by every class about once a second, for the first time when it accepts."""
+        if not self.worker.is_ready:
+            self.worker.restore_backlog(self.sockets)
+            self.worker.ready()
+        if self.worker.is_orphan:
+            # Their own answer to this differs by class, down to an exit in the middle of requests: drain instead.
+            self.worker.stop()
+            self.alive = False
+            self.ppid = os.getppid()
+        super().notify()  # type: ignore[misc]
 
 
 def _drain_old_threads(base: type[Any], worker: Worker) -> type[Any]:
     """gthread before gunicorn 24 drops, at SIGTERM, connections it has accepted and not read yet: read them first.
 
-    `alive` has two readers: the loop, which must go round for a while, and the requests in the threads of the pool,
-    whose answers must say `Connection: close` from the first moment on.
+    `alive` has two readers: what keeps connections, which must go on for a while, and the requests in the threads of
+    the pool, whose answers must say `Connection: close` from the first moment on.
     """
     import threading
 
     main = threading.get_ident()
+    thread = threading.local()
 
     class Draining(base):
         """Goes on reading what it has accepted, for `drain_grace` seconds at most."""
@@ -223,7 +232,8 @@ def _drain_old_threads(base: type[Any], worker: Worker) -> type[Any]:
 
         @property
         def alive(self) -> bool:
-            return self._loop_alive if threading.get_ident() == main else not worker.stopping and self._loop_alive
+            keeping = threading.get_ident() == main or getattr(thread, "finishes", False)
+            return self._loop_alive and (keeping or not worker.stopping)
 
         @alive.setter
         def alive(self, value: bool) -> None:
@@ -231,6 +241,14 @@ def _drain_old_threads(base: type[Any], worker: Worker) -> type[Any]:
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             worker.stop()
+
+        def finish_request(self, *args: Any) -> None:
+            """In a thread of the pool: an answer that promised to keep the connection is kept to."""
+            thread.finishes = True
+            try:
+                super().finish_request(*args)
+            finally:
+                thread.finishes = False
 
         def notify(self) -> None:
             super().notify()
@@ -273,7 +291,8 @@ def _explain_lifespan(base: type[Any]) -> type[Any]:
                 super().run()
             except SystemExit:
                 if reasons:
-                    raise StartError(f"the app's lifespan start-up failed: {_last_line(reasons[0])}") from None  # type: ignore[arg-type]
+                    reason = _last_line(reasons[0]).removeprefix("Lifespan startup failed: ")
+                    raise StartError(f"the app's lifespan start-up failed: {reason}") from None
                 raise
             finally:
                 lifespan.LifespanManager = original

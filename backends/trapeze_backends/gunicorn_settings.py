@@ -49,7 +49,7 @@ OWNED = {
 """Settings that belong to the supervisor, each with the reason."""
 
 MASTER_HOOKS = frozenset(
-    "on_starting on_reload when_ready pre_fork pre_exec child_exit nworkers_changed on_exit".split()
+    ["on_starting", "on_reload", "when_ready", "pre_fork", "pre_exec", "child_exit", "nworkers_changed", "on_exit"]
 )
 """Hooks that only a gunicorn master process calls."""
 
@@ -136,9 +136,7 @@ def _check_class(name: object, job: Job) -> list[Problem]:
     package = GREEN.get(name) if isinstance(name, str) else None
     if package and not is_installed(package):
         problems.append(
-            Problem(
-                "options.worker_class", f"{package} is not installed in {sys.prefix}", f"pip install {package}"
-            )
+            Problem("options.worker_class", f"{package} is not installed in {sys.prefix}", f"pip install {package}")
         )
     return problems
 
@@ -216,9 +214,10 @@ def _apply_fields(config: Any, job: Job, said: set[str]) -> None:
         config.set("control_socket_disable", True)
     name = config.settings["worker_class"].get()
     if "worker_class" not in said and name == "sync":
-        config.set("worker_class", "gthread")
-        if "threads" not in said:
-            config.set("threads", DEFAULT_THREADS)
+        name = "gthread"
+        config.set("worker_class", name)
+    if name == "gthread" and "threads" not in said:
+        config.set("threads", DEFAULT_THREADS)
 
 
 def _must_set(config: Any, name: str, value: object, where: str) -> None:

@@ -36,7 +36,8 @@ def loads(text: str) -> Any:
 
         return json.loads(text)
     try:
-        value, end = make_scanner(_Context())(text, 0)
+        context: Any = _Context()
+        value, end = make_scanner(context)(text, 0)
     except StopIteration as stop:
         raise ValueError(f"not JSON at character {stop.value}") from None
     if text[end:].strip():
@@ -45,7 +46,7 @@ def loads(text: str) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return `value` (a str, bool, int, None, list or dict of such) as JSON in ASCII."""
+    """Return `value` (a str, bool, int, None, list or dict of such) as JSON, on one line."""
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -59,9 +60,9 @@ def dumps(value: Any) -> str:
 
 def _string(text: str) -> str:
     try:
-        from _json import encode_basestring_ascii
+        from _json import encode_basestring
     except ImportError:
         import json
 
-        return json.dumps(text)
-    return str(encode_basestring_ascii(text))
+        return json.dumps(text, ensure_ascii=False)
+    return str(encode_basestring(text))

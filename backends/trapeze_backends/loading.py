@@ -97,7 +97,8 @@ def call_factory(factory: Any, text: str, arguments: tuple[Any, ...] = ()) -> An
         StartError: it cannot be called, or raised.
     """
     if not callable(factory):
-        raise StartError(f"{text} is not a factory: {type(factory).__name__} cannot be called", hint="leave factory out")
+        what = type(factory).__name__
+        raise StartError(f"{text} is not a factory: {what} cannot be called", hint="leave factory out")
     try:
         made = factory(*arguments)
         if hasattr(made, "__await__") and hasattr(made, "send"):  # a coroutine, not an app that can be awaited
@@ -128,16 +129,15 @@ def _import(name: str, app_dir: str) -> ModuleType:
         __import__(name)
         return sys.modules[name]
     except (Exception, SystemExit) as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-        ours = missing and (name + ".").startswith(f"{error.name}.")  # type: ignore[attr-defined]
-        if ours and _own_frames(error.__traceback__) is None:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}.") and _own_frames(error.__traceback__) is None:
             where = f"looked in {app_dir} and in {sys.prefix}" if app_dir else f"looked in {sys.prefix}"
-            raise StartError(f"no module named {error.name!r}", hint=_similar(name, app_dir) or where) from None  # type: ignore[attr-defined]
+            raise StartError(f"no module named {missing!r}", hint=_similar(name, app_dir) or where) from None
         raise failure(f"importing {name} failed", error) from None
 
 
 def failure(what: str, error: BaseException) -> StartError:
-    """Return an error of code that is not ours: the last line of its traceback as the message, the traceback without our part."""
+    """Return an error of code that is not ours: its last line as the message, its traceback without our frames."""
     import traceback
 
     frames = _own_frames(error.__traceback__)
@@ -179,9 +179,8 @@ def _default(module: ModuleType) -> Any:
     for name in DEFAULT_NAMES:
         if hasattr(module, name):
             return getattr(module, name)
-    found = [
-        name for name, thing in vars(module).items() if callable(thing) and name.startswith(("create_", "make_", "get_"))
-    ]
+    makers = ("create_", "make_", "get_")
+    found = [name for name, thing in vars(module).items() if callable(thing) and name.startswith(makers)]
     hint = f'is it a factory? "{module.__name__}:{found[0]}()"' if found else f'name it: "{module.__name__}:object"'
     raise StartError(f"module {module.__name__} has neither 'app' nor 'application'", hint=hint)
 

@@ -10,7 +10,9 @@ from trapeze_backends.jsontext import dumps
 __all__ = ["Notifier"]
 
 LIMIT = 64 * 1024
-"""Bytes of a traceback that are passed on; a longer one is cut in the middle."""
+"""Bytes of one message; a traceback that is too long for it is cut in the middle."""
+MESSAGE_LIMIT = 2000
+"""Characters of the one line that says what failed."""
 
 
 class Notifier:
@@ -44,14 +46,21 @@ class Notifier:
     def error(self, message: str, *, traceback: str = "", hint: str = "") -> None:
         """Say why this worker cannot start; on stderr when nobody listens."""
         line = " ".join(message.split())
-        text = cut(traceback)
-        if self.send(X_TRAPEZE_ERROR=dumps({"message": line, "traceback": text, "hint": hint})):
+        if len(line) > MESSAGE_LIMIT:
+            line = f"{line[:MESSAGE_LIMIT]}..."
+        limit, text = LIMIT, traceback
+        packet = dumps({"message": line, "traceback": text, "hint": hint})
+        while len(packet.encode("utf-8", "backslashreplace")) > LIMIT:  # quoting has made it longer than it was
+            limit = limit * 3 // 4
+            text = cut(traceback, limit)
+            packet = dumps({"message": line, "traceback": text, "hint": hint})
+        if self.send(X_TRAPEZE_ERROR=packet):
             return
         shown = [part for part in (text.rstrip(), f"error: {line}", f"hint: {hint}" if hint else "") if part]
         write(2, ("\n".join(shown) + "\n").encode("utf-8", "backslashreplace"))
 
 
-def cut(text: str, limit: int = LIMIT) -> str:
+def cut(text: str, limit: int) -> str:
     """Return `text`, with its middle left out when it is longer than `limit` bytes."""
     raw = text.encode("utf-8", "backslashreplace")
     if len(raw) <= limit:

@@ -6,7 +6,11 @@ import os
 
 from trapeze_backends.contract import Job, StartError
 
-__all__ = ["settle"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["follow_parent", "settle"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -40,7 +44,8 @@ def _prctl(option: int, value: int) -> None:
     try:
         from _ctypes import call_function, dlopen, dlsym
 
-        call_function(dlsym(dlopen(None, 2), "prctl"), (option, value, 0, 0, 0))
+        itself: Any = None  # the program: whatever libc it runs with
+        call_function(dlsym(dlopen(itself, 2), "prctl"), (option, value, 0, 0, 0))
         return
     except (ImportError, AttributeError, OSError, TypeError):
         pass

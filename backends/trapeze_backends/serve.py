@@ -43,8 +43,9 @@ def serve(job: Job, notifier: Notifier) -> None:
         backend = prepared_backend(job)
     assert backend is not None
     if interface not in backend.interfaces:
+        served = " and ".join(sorted(backend.interfaces)).upper()
         raise StartError(
-            f"{job.app} is {_article(interface)} app and {backend.name} serves {' and '.join(sorted(backend.interfaces)).upper()} only",
+            f"{job.app} is {_article(interface)} app and {backend.name} serves {served} only",
             hint=f'backend = "{registry.auto(interface)}" serves it',
         )
     worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
@@ -92,7 +93,8 @@ def choose_interface(app: Any, job: Job) -> tuple[Any, str]:
     kind = detect(app)
     if kind == "factory" and job.interface == "auto":
         if job.index == 0:
-            print(f"{job.app} looks like a factory and is called; say so by factory = true", file=sys.stderr, flush=True)
+            text = f"{job.app} looks like a factory and is called; say so by factory = true"
+            print(text, file=sys.stderr, flush=True)
         app = call_factory(app, job.app)
         kind = detect(app)
     if job.interface != "auto":
@@ -117,9 +119,7 @@ def _cannot_tell(app: Any, kind: str, job: Job) -> StartError:
         )
     if kind == "rsgi":
         return StartError(f"{job.app} is an RSGI app, which no backend here serves")
-    return StartError(
-        f"cannot tell whether {job.app} speaks WSGI or ASGI", hint='say it: interface = "wsgi" or "asgi"'
-    )
+    return StartError(f"cannot tell whether {job.app} speaks WSGI or ASGI", hint='say it: interface = "wsgi" or "asgi"')
 
 
 def _single(app: Any) -> Any:

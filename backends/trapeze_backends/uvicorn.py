@@ -84,7 +84,7 @@ class UvicornBackend(Backend):
 
         try:
             server = make_server(app, sockets, worker)
-        except (ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # its own errors of import by name have many bases
             raise StartError(f"options: uvicorn does not take them: {type(error).__name__}: {error}") from None
         for number in worker.graceful_signals | worker.fast_signals:
             signal.signal(number, signal.SIG_DFL)

@@ -23,6 +23,7 @@ from trapeze_backends.worker import Worker
 
 __all__ = ["make_server"]
 
+CLOSE = (b"connection", b"close")
 TICK = 0.02
 """Seconds between two looks at the connections of a draining worker."""
 
@@ -153,8 +154,15 @@ class DrainingServer(Server):
         yield
 
     def _graceful(self) -> None:
+        self._say_close()
         self.worker.stop()
         self.should_exit = True
+
+    def _say_close(self) -> None:
+        """In place: the requests under way share the list. uvicorn closes a connection whose answer has this header."""
+        headers = self.server_state.default_headers
+        if CLOSE not in headers:
+            headers.append(CLOSE)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Lifespan, listeners, ready."""
@@ -174,8 +182,7 @@ class DrainingServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, serve what was accepted, close what is idle, and only then what uvicorn does."""
         state = self.server_state
-        # In place: the requests under way share the list. uvicorn closes a connection whose answer has this header.
-        state.default_headers.append((b"connection", b"close"))
+        self._say_close()  # once more: the last tick has made a new list
         await self._stop_accepting(sockets or [])
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -215,7 +222,7 @@ def _lifespan_failed(lifespan: Any) -> StartError:
 
 def _close_if_idle(connection: Any) -> None:
     """Close a connection on which no request is under way and nothing waits to be read."""
-    cycle = getattr(connection, "cycle", False)
+    cycle: Any = getattr(connection, "cycle", False)
     if cycle is False:
         connection.shutdown()  # a WebSocket: 1012, service restart
     elif (cycle is None or cycle.response_complete) and not _unread(connection.transport):

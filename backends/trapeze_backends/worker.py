@@ -72,6 +72,19 @@ class Worker:
         for number in self.fast_signals:
             signal.signal(number, lambda signum, frame: self.leave_now())
 
+    def wake_fd(self) -> int:
+        """Install the handlers, and return a descriptor that becomes readable when a signal has come.
+
+        For loops that sleep in poll(): the kernel may deliver a signal to any thread, and then only this wakes the main
+        one, on which Python runs the handlers.
+        """
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        self.catch_signals()
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        return read
+
     def stop(self) -> None:
         """Note that this worker was asked to leave; backends with signal handling of their own call it from there."""
         if not self.stopping:

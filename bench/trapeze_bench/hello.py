@@ -6,6 +6,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+__all__ = ["asgi", "wsgi"]
+
 BODY = f"hello, world from {os.getpid()}\n".encode()
 """Made at import, which happens in the worker (nothing here preloads): a request costs no more for it."""
 HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(BODY)))]

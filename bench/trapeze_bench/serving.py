@@ -139,37 +139,55 @@ def _replacement(server: Running, victim: int) -> tuple[float, int]:
 
 
 def throughput(effort: Effort) -> list[Figure]:
-    """Requests per second under wrk, of native."""
+    """Requests per second under wrk, of native; and the processor time that a request takes in the workers."""
     figures = []
     for backend, ours, native in PAIRS:
-        samples = alternate(ours, native, effort.loads, lambda target: _load(target, effort.load_seconds))
+        costs: dict[str, list[float]] = {ours.name: [], native.name: []}
+
+        def load(target: Target, costs: dict[str, list[float]] = costs) -> float:
+            rate, cost = _load(target, effort.load_seconds)
+            costs[target.name].append(cost)
+            return rate
+
+        samples = alternate(ours, native, effort.loads, load)
         one, other = samples[ours.name], samples[native.name]
         note = (
             f"{spread(one)}/s, native {spread(other)}/s, of medians "
             f"{statistics.median(one) / statistics.median(other):.3f}; wrk -t1 -c{CONNECTIONS}, "
             f"{effort.loads} pairs of {effort.load_seconds} s"
         )
+        value = pairwise(one, other)
         figures.append(
-            Figure(
-                f"throughput, {backend}: of native",
-                pairwise(one, other),
-                "ratio",
-                at_least=0.97,
-                note=note,
-                samples=samples,
-            )
+            Figure(f"throughput, {backend}: of native", value, "ratio", at_least=0.97, note=note, samples=samples)
         )
         effort.say(f"throughput, {backend}: {note}")
+        figures.append(_cost(backend, costs, ours, native))
     return figures
 
 
-def _load(target: Target, seconds: int) -> float:
-    """One run of wrk against a fresh server whose workers have all answered, after a second to warm up."""
+def _cost(backend: str, costs: dict[str, list[float]], ours: Target, native: Target) -> Figure:
+    """Says whether a lower throughput was the workers' own doing or somebody else's load."""
+    one, other = costs[ours.name], costs[native.name]
+    note = f"{spread(one)} us, native {spread(other)} us, in the workers; no bound of its own"
+    name = f"processor time per request, {backend}: of native"
+    return Figure(name, pairwise(one, other), "ratio", note=note, samples=costs)
+
+
+def _load(target: Target, seconds: int) -> tuple[float, float]:
+    """One run of wrk against a fresh server whose workers have all answered, after a second to warm up.
+
+    Returns:
+        Requests per second; microseconds of processor time per request in all processes of the server.
+    """
     with running(target) as server:
         server.first_answer()
         server.all_up()
         _wrk(server, 1)
-        return _wrk(server, seconds)
+        processes = [server.pid, *procfs.descendants(server.pid)]
+        before = sum(procfs.activity(pid).cpu for pid in processes)
+        rate = _wrk(server, seconds)
+        spent = sum(procfs.activity(pid).cpu for pid in processes) - before
+        return rate, 1e6 * spent / (rate * seconds)
 
 
 def _wrk(server: Running, seconds: int) -> float:

@@ -96,6 +96,8 @@ PAIRS = [(backend, OURS[backend], NATIVE[backend]) for backend in OURS]
 def environment(directory: str) -> dict[str, str]:
     """The same for every server: a runtime directory of its own, and the checkout where trapeze is not installed."""
     env = {**os.environ, "TRAPEZE_RUNTIME_DIR": directory}
+    # Without it a checkout would be compiled anew at each start, and what pip has installed and compiled would not.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     path = [os.path.abspath(entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if importlib.util.find_spec("trapeze") is None:
         path += [str(BENCH.parent), str(BENCH.parent / "backends")]

@@ -1,10 +1,9 @@
-"""The control door by raw sockets: what good and bad clients get, and that neither leaves anything."""
+"""The control door: what each request gets, and how waiting ends."""
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,59 +13,16 @@ from typing import Any
 import pytest
 
 from tests.support.fakedoor import FakeDoor, Outcome, fake_door
+from tests.support.rawhttp import HOST, call, receive, receive_until, status, unchunk
 from tests.support.wait import until
-from trapeze import control, door
 from trapeze.errors import BindError, ConfigError, Problem
 from trapeze.spec import ControlSpec
-
-HOST = b"Host: x\r\n"
 
 
 @pytest.fixture(name="fake")
 def _fake(run_dir: Path) -> Iterator[FakeDoor]:
     with fake_door(run_dir / "run") as made:
         yield made
-
-
-def receive(sock: socket.socket) -> bytes:
-    """Everything until the end."""
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    return data
-
-
-def ask(fake: FakeDoor, request: bytes) -> bytes:
-    """Send bytes as they are and return all that comes back."""
-    with fake.connect() as sock:
-        sock.sendall(request)
-        return receive(sock)
-
-
-def call(fake: FakeDoor, method: str, target: str) -> tuple[int, Any]:
-    """One request on a connection of its own: status and JSON, or the lines of a stream."""
-    answer = ask(fake, f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if b"chunked" in head:
-        return status(answer), [json.loads(line) for line in unchunk(body).splitlines()]
-    return status(answer), json.loads(body)
-
-
-def status(answer: bytes) -> int:
-    return int(answer.split(b" ", 2)[1])
-
-
-def unchunk(body: bytes) -> bytes:
-    found = b""
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        length = int(size, 16)
-        found += rest[:length]
-        body = rest[length + 2 :]
-        if length == 0:
-            assert body == b""
-            return found
-    raise AssertionError(f"the stream was cut off after {found!r}")
 
 
 # -- reads ------------------------------------------------------------------------------------------------------------
@@ -136,9 +92,12 @@ def test_events_follow_until_the_door_closes(fake: FakeDoor) -> None:
 
 
 def test_logs_are_the_last_lines_of_each_service(fake: FakeDoor) -> None:
-    for number in range(5):
-        fake.do(lambda number=number: fake.supervisor.prints("web", f"web {number}"))
-    fake.do(lambda: fake.supervisor.prints("redis", "redis 0"))
+    def script() -> None:
+        for number in range(5):
+            fake.supervisor.prints("web", f"web {number}")
+        fake.supervisor.prints("redis", "redis 0")
+
+    fake.do(script)
 
     assert [line["text"] for line in call(fake, "GET", "/logs?lines=2")[1]] == ["web 3", "web 4", "redis 0"]
     assert [line["text"] for line in call(fake, "GET", "/logs?lines=9&service=redis")[1]] == ["redis 0"]
@@ -164,15 +123,6 @@ def test_a_slow_reader_of_logs_loses_lines_and_is_told(fake: FakeDoor) -> None:
     assert buffered < 128 * 1024
     assert [line for line in lines if "dropped" in line["text"]]
     assert lines[-1]["text"].startswith("19999 ")
-
-
-def receive_until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        piece = sock.recv(65536)
-        assert piece, f"it ended after {data[-200:]!r}"
-        data += piece
-    return data
 
 
 # -- writes -----------------------------------------------------------------------------------------------------------
@@ -301,9 +251,8 @@ def test_shutdown_stays_until_the_end(fake: FakeDoor) -> None:
         fake.close()
         answer = receive(sock)
 
-    assert [json.loads(line)["answer"]["message"] for line in unchunk(answer.partition(b"\r\n\r\n")[2]).splitlines()] == [
-        "stopping"
-    ]
+    lines = unchunk(answer.partition(b"\r\n\r\n")[2]).splitlines()
+    assert [json.loads(line)["answer"]["message"] for line in lines] == ["stopping"]
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -379,155 +328,19 @@ def test_strangers(run_dir: Path, spec: ControlSpec, code: int) -> None:
     with fake_door(run_dir / "run", spec=spec) as fake:
         fake.path.parent.chmod(0o755)
         fake.path.chmod(0o666)
-        asked = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(fake.path), "http://x/status"]
+        asked = [
+            "curl",
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--unix-socket",
+            str(fake.path),
+            "http://x/status",
+        ]
         out = subprocess.run(
             asked, user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=True, cwd="/"
         )
 
     assert int(out.stdout) == code
-
-
-# -- bad clients ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("request_", "code"),
-    [
-        (b"GARBAGE\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-        (b"GET /status HTTP/1.1\r\n\r\n", 400),  # no Host
-        (b"GET /status HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
-        (b"GET /status HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET /status HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-        (b"POST /reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        (b"GET /status HTTP/1.1\r\nHost: x\r\nX: " + b"x" * door.HEADER_LIMIT + b"\r\n\r\n", 431),
-        (b"GET /" + b"x" * 2 * door.HEADER_LIMIT, 431),
-        (b"POST /reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-    ],
-)
-def test_malformed_requests_are_refused_and_closed(fake: FakeDoor, request_: bytes, code: int) -> None:
-    answer = ask(fake, request_)
-
-    assert status(answer) == code
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "usage"
-    assert fake.supervisor.asked == []
-    until(lambda: fake.clients == 0)
-
-
-def test_a_large_body_is_refused(fake: FakeDoor) -> None:
-    head = b"POST /reload HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (door.BODY_LIMIT + 1)
-    with fake.connect() as sock:
-        sock.sendall(head + b"x" * (door.BODY_LIMIT + 1))
-        answer = receive(sock)
-
-    assert status(answer) == 413
-    assert fake.supervisor.asked == []
-
-
-def test_a_small_body_is_read_over(fake: FakeDoor) -> None:
-    answer = ask(
-        fake,
-        b"POST /reload HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\nhello"
-        b"GET /status HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n",
-    )
-
-    assert answer.count(b"HTTP/1.1 202") == 1
-    assert answer.count(b"HTTP/1.1 200") == 1
-
-
-def test_many_requests_at_once_are_answered_in_order(fake: FakeDoor) -> None:
-    targets = [f"/services/web/scale?count={number}" for number in range(200)]
-    requests = b"".join(f"POST {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for target in targets)
-
-    answer = ask(fake, requests + b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
-
-    assert answer.count(b"HTTP/1.1 202") == 200
-    assert [asked[2] for asked in fake.supervisor.asked] == list(range(200))
-
-
-def test_one_who_sends_ahead_without_end_is_made_to_wait(fake: FakeDoor) -> None:
-    """While an answer is awaited, no more than a bounded amount of what follows is taken in."""
-    fake.supervisor.outcome = Outcome()
-    with fake.connect() as sock:
-        sock.sendall(b"POST /reload?wait=60 HTTP/1.1\r\n" + HOST + b"\r\n")
-        until(lambda: fake.waiting == 1)
-        sock.setblocking(False)
-        sent = 0
-        while sent < 64 * 1024 * 1024 and (can_send(sock) or not paused(fake)):
-            if can_send(sock):
-                sent += sock.send(b"x" * 65536)
-
-    until(lambda: fake.clients == 0)
-    assert sent < 2 * 1024 * 1024
-
-
-def can_send(sock: socket.socket) -> bool:
-    return bool(select.select([], [sock], [], 0)[1])
-
-
-def paused(fake: FakeDoor) -> bool:
-    return fake.do(lambda: any(not each._transport.is_reading() for each in fake.door._connections))
-
-
-def test_head(fake: FakeDoor) -> None:
-    answer = ask(fake, b"HEAD /status HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
-    head, _, body = answer.partition(b"\r\n\r\n")
-
-    assert status(answer) == 200
-    assert b"content-length: " in head
-    assert body == b""
-
-
-def test_a_connection_is_kept(fake: FakeDoor) -> None:
-    with fake.connect() as sock:
-        for _ in range(3):
-            sock.sendall(b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n")
-            answer = receive_until(sock, b"}\n")
-
-            assert status(answer) == 200
-
-
-def test_too_many_clients(fake: FakeDoor) -> None:
-    clients = [fake.connect() for _ in range(control.CLIENTS)]
-    until(lambda: fake.clients == control.CLIENTS)
-    with fake.connect() as sock:
-        answer = receive(sock)
-    for client in clients:
-        client.close()
-    until(lambda: fake.clients == 0)
-
-    assert status(answer) == 503
-    assert call(fake, "GET", "/status")[0] == 200
-
-
-@pytest.mark.parametrize("start", [b"", b"GET /sta", b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"])
-def test_an_idle_connection_is_closed(fake: FakeDoor, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 0.05)
-
-    assert ask(fake, start) == b""
-
-
-def test_a_client_that_reads_nothing_does_not_hold_up_the_end(fake: FakeDoor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_PATIENCE", 0.05)
-    with fake.connect() as sock:
-        sock.sendall(b"GET /logs?follow=1 HTTP/1.1\r\n" + HOST + b"\r\n")
-        until(lambda: fake.do(lambda: len(fake.supervisor.journal._subscriptions)) == 1)
-
-        def flood() -> None:
-            for _ in range(5_000):
-                fake.supervisor.prints("web", "x" * 500)
-
-        fake.do(flood)
-        fake.close()
-        assert fake.clients == 0
-
-
-def test_nothing_is_left_of_many_clients(fake: FakeDoor) -> None:
-    """Some ask, some leave in the middle; the audit counts descriptors afterwards."""
-    before = len(os.listdir("/proc/self/fd"))
-    for number in range(100):
-        with fake.connect() as sock:
-            sock.sendall([b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n", b"GET /", b"", b"junk\r\n\r\n"][number % 4])
-    until(lambda: fake.clients == 0)
-
-    assert len(os.listdir("/proc/self/fd")) == before

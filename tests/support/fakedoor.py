@@ -211,8 +211,8 @@ class FakeDoor:
     def connect(self) -> socket.socket:
         """Return a connected socket; reads take ten seconds at most."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(str(self.path))  # with a timeout it would not wait for a place in the backlog
         sock.settimeout(10)
-        sock.connect(str(self.path))
         return sock
 
 

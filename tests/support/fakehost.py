@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trapeze.generation import Generation
-from trapeze.launch import Listener
 from trapeze.lifecycle import State
-from trapeze.prelude import Launch
+from trapeze.prelude import Launch, Listener
 from trapeze.process import Process
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket
@@ -42,7 +41,8 @@ class FakeChild:
 class FakeHost:
     """Runs one service. `go()` lets it react to what happened."""
 
-    def __init__(self, spec: ServiceSpec, *, generation: int = 1) -> None:
+    def __init__(self, spec: ServiceSpec, *, generation: int = 1, processors: int = 64) -> None:
+        self.processors = processors
         self.clock = 100.0
         self.draw = 0.5
         self.children: dict[int, FakeChild] = {}

@@ -276,7 +276,7 @@ class Connection:
 
     def get(self, path: str = "/", **headers: str) -> tuple[int, dict[str, str], bytes]:
         """One request and its answer."""
-        self.send(path, **headers)
+        self.send(path, "GET", b"", **headers)
         return self.answer()
 
     def is_closed(self) -> bool:

@@ -52,10 +52,10 @@ GROUPS: dict[str, set[str]] = {
         "sockets",
         "unixsockets",
     },
-    "machine": {"events", "generation", "ledger", "machine", "probing", "process", "report", "service", "verify"},
+    "machine": {"chronicle", "events", "generation", "host", "ledger", "machine", "probing", "process", "report", "service", "verify"},
     "supervisor": {"supervisor", "swap", "watching"},
     "doors": {"calls", "control", "door", "routes", "settle", "signals"},
-    "app": {"app"},
+    "app": {"app", "foreground"},
     "people": {"__main__", "client", "render", "watcher", "cli.*"},
 }
 
@@ -73,15 +73,18 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 DEFERRED: dict[tuple[str, str], str] = {
-    ("app", "control"): "imported when the workers are on their way: it is not needed for the first answer",
+    ("app", "foreground"): "asyncio and the machine are imported while the checks of the worker side run",
+    ("foreground", "control"): "imported when the workers are on their way: it is not needed for the first answer",
 }
 """(module, what it imports inside a function): why it may. Commands (cli, render, client) always may: each imports
 what it needs when it runs."""
 
-BACK: dict[tuple[str, str], str] = {}
+BACK: dict[tuple[str, str], str] = {
+    ("host", "service"): "the protocol names what it is given",
+}
 """Imports under TYPE_CHECKING that close a circle within a group: why they may."""
 
-PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "math", "msgspec", "re", "typing"}
+PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "math", "msgspec", "re", "signal", "typing"}
 """All that a decision may import from outside: no clock, no IO, no chance, no loop, no log."""
 
 SERVERS = {

@@ -106,3 +106,11 @@ def test_always_bounded(gaps: list[float], jitter: float, intensity: int, cap: f
         assert len(history.failures) <= intensity
         assert history.failures[-1] == now
         assert may_spawn(history, now + cap) in ({1} if history.exhausted else {None})
+
+
+def test_a_night_of_failures_does_not_overflow() -> None:
+    """Failures further apart than the period never exhaust; two to the power of their number must not be computed."""
+    history = fail([n * 100.0 for n in range(1100)])
+
+    assert not history.exhausted
+    assert history.not_before <= 1099 * 100.0 + POLICY.cap

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.fakehost import FakeHost
 from trapeze import report, restart
+from trapeze.planner import HEAD_START
 from trapeze.spec import RestartSpec, ServiceSpec
 from trapeze.status import Status
 
@@ -434,3 +435,24 @@ def test_extend_moves_the_deadline() -> None:
     host.go()
 
     assert host.service.wake_at == pytest.approx(host.clock + 30.0)
+
+
+def test_first_start_is_paced() -> None:
+    """As many as there are processors; the others when one is ready, or after a moment."""
+    spec = ServiceSpec(app="shop:app", socket="web", workers=4)
+    host = FakeHost(spec, processors=2)
+    assert len(host.states()) == 2
+    assert host.service.wake_at == pytest.approx(host.clock + HEAD_START)
+
+    host.newest().ready()
+    host.go()
+    assert len(host.states()) == 4
+
+
+def test_slow_first_start_is_not_held_back() -> None:
+    """Imports that wait for something else may wait together."""
+    host = FakeHost(ServiceSpec(app="shop:app", socket="web", workers=4), processors=1)
+    assert len(host.states()) == 1
+    host.go(HEAD_START)
+
+    assert len(host.states()) == 4

@@ -60,10 +60,14 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but with all verbs for its "did you mean"."""
+        """As click does, with a "did you mean" over all verbs."""
         word = args[0]
         if word not in _VERBS and not word.startswith("-") and not ctx.resilient_parsing:
-            raise click.exceptions.NoSuchCommand(word, possibilities=_VERBS, ctx=ctx)
+            from difflib import get_close_matches
+
+            close = get_close_matches(word, _VERBS, n=1)
+            suggestion = f', did you mean "{close[0]}"?' if close else ""
+            raise click.UsageError(f'No such command "{word}"{suggestion}', ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

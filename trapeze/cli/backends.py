@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from trapeze.cli.common import json_option
+from trapeze.cli.common import json_option, say
 from trapeze.errors import TrapezeError
-from trapeze.examine_backend import finish_check, start_check, worker_package
+from trapeze.examine_backend import finish_check, start_check
+from trapeze.prelude import worker_package
 from trapeze.render import aligned
 
 __all__ = ["backends"]
@@ -55,13 +56,13 @@ def backends(venv: str | None, as_json: bool) -> int:
     if as_json:
         click.echo(msgspec.json.encode([each._asdict() for each in found]))
         return 0
+    say(f"in {found[0].venv}:")
     rows = [("NAME", "INSTALLED", "VERSION", "INTERFACES", "PYTHON", "NOTES")]
     for each in found:
         installed = "yes" if each.installed else "no"
         served = ", ".join(each.interfaces).upper()
         rows.append((each.name, installed, each.version or "-", served, each.python, "; ".join(each.notes)))
     click.echo(aligned(rows))
-    click.echo(f"in {found[0].venv if found else venv}", err=True)
     return 0
 
 

@@ -110,7 +110,7 @@ def shutdown(fast: bool, wait: float, no_wait: bool, quiet: bool, as_json: bool,
     begun = time.monotonic()
     client = Client(find(name))
     try:
-        answer = client.shutdown(wait=None if no_wait else wait, fast=fast, watch=None if quiet else _progress)
+        answer = client.shutdown(wait=None if no_wait else wait, fast=fast, watch=_Progress(quiet))
     except TrapezeError as error:
         return _failed(error, as_json)
     _done(client, answer, begun, as_json)
@@ -131,14 +131,16 @@ def _give(
     """Give the order for one service after the other; the first failure ends it."""
     client = Client(find(name))
     begun = time.monotonic()
-    watch = None if quiet else _progress
+    watch = _Progress(quiet)
+    left = wait
     for service in services:
-        left = max(0.0, wait - (time.monotonic() - begun))
         try:
             answer = client.write(service_path(service, verb), query, wait=None if no_wait else left, watch=watch)
         except TrapezeError as error:
+            watch.trim(error)
             return _failed(error, as_json)
         _done(client, answer, begun, as_json)
+        left = max(0.0, wait - (time.monotonic() - begun))
     return 0
 
 
@@ -163,8 +165,25 @@ def _failed(error: TrapezeError, as_json: bool) -> int:
     return error.exit_code
 
 
-def _progress(change: Transition) -> None:
-    say(render.transition(change))
+class _Progress:
+    """Tells on stderr what happens meanwhile; the same traceback is shown once."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._shown: set[tuple[str, ...]] = set()
+
+    def __call__(self, change: Transition) -> None:
+        if self._quiet:
+            return
+        if tuple(change.output) in self._shown:
+            change = msgspec.structs.replace(change, output=[])
+        self._shown.add(tuple(change.output))
+        say(render.transition(change))
+
+    def trim(self, error: TrapezeError) -> None:
+        """Take from an error the output that was shown already."""
+        if isinstance(error, RemoteError) and tuple(error.output) in self._shown:
+            error.output = []
 
 
 def _given(**values: object) -> dict[str, object]:

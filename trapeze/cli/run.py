@@ -134,9 +134,10 @@ def _toml_value(text: str) -> object:
     import tomllib
 
     try:
-        value = tomllib.loads(f"value = {text}").get("value", text)
+        tree = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
+    value = tree["value"] if len(tree) == 1 else text
     return value if isinstance(value, bool | int | float | list | dict | str) else text
 
 

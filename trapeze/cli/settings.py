@@ -99,7 +99,7 @@ def _of_file(path: str | None, name: str | None) -> dict[str, Any]:
     resolved = configuration.load(
         config_path(path), overlay=overlay, overlay_origins=dict.fromkeys(overlay, "flag --name"), environ=os.environ
     )
-    return configuration.masked(resolved)
+    return {"config": configuration.masked(resolved), "origins": dict(resolved.origins)}
 
 
 def _of_instance(name: str | None) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""What is imported on the way to `app.run`: `trapeze serve` must not pay for what other verbs need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CONFIG = {
+    "addresses", "checks", "checks_process", "checks_service", "config", "convert", "envfile", "errors", "limits",
+    "overlay", "problems", "readiness", "resolve", "schema", "spec",
+}  # fmt: skip
+ALLOWED = {"cli", "cli.common", "cli.run", "app", *CONFIG}
+LIBRARIES = {"click", "msgspec", "trapeze", "typing_extensions"}  # the last by msgspec, where it is installed
+HEAVY = {"asyncio", "concurrent", "difflib", "email", "http", "logging", "ssl", "subprocess", "tomllib"}
+
+SCRIPT = """
+import json, sys, types
+before = set(sys.modules)
+stub = types.ModuleType("trapeze.app")
+def run(load, **how):
+    load()
+    with open(sys.argv[1], "w") as file:
+        json.dump(sorted(set(sys.modules) - before), file)
+    return 0
+stub.run = run
+import trapeze
+sys.modules["trapeze.app"] = trapeze.app = stub
+from trapeze.cli import cli
+cli.main(sys.argv[2:])
+"""
+
+
+def findings(tmp_path: Path, before: str = "") -> set[str]:
+    """Modules that `trapeze serve` has imported and should not have."""
+    out = tmp_path / "modules"
+    command = [sys.executable, "-c", SCRIPT.replace("import trapeze\n", f"import trapeze\n{before}\n"), str(out)]
+    subprocess.run(
+        [*command, "serve", "shop:app", "--workers", "4"], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    found = set(json.loads(out.read_text()))
+    ours = {name for name in found if name.startswith("trapeze.")}
+    others = {name.partition(".")[0] for name in found if name.partition(".")[0] not in sys.stdlib_module_names}
+    wrong = {name for name in ours if name.removeprefix("trapeze.") not in ALLOWED}
+    wrong |= {name for name in others if not name.startswith("_")} - LIBRARIES
+    return wrong | (found & HEAVY)
+
+
+def test_serve_imports_nothing_else(tmp_path: Path) -> None:
+    assert findings(tmp_path) == set()
+
+
+@pytest.mark.parametrize("module", ["trapeze.client", "h11", "asyncio"])
+def test_more_would_be_found(tmp_path: Path, module: str) -> None:
+    assert module in findings(tmp_path, f"import {module}")

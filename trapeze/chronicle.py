@@ -1,0 +1,137 @@
+"""What happened, told: every change becomes a transition in the log, and what people should see a line.
+
+Who says what at which level is decided here and nowhere else: a death is one line, a traceback is said once and then
+counted, a gap that is being filled is no news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trapeze import report
+from trapeze.events import Clock, EventLog
+from trapeze.lifecycle import State
+from trapeze.output import Journal, LogLine
+from trapeze.process import Process
+from trapeze.service import Service
+from trapeze.status import Status, Transition
+
+__all__ = ["Chronicle"]
+
+_LEVELS = {Status.FAILED: "error", Status.DEGRADED: "warning", Status.RUNNING: "info", Status.DONE: "info"}
+_SHOWN = 12
+"""So many of the last lines of a failed process are shown; the transition keeps all."""
+
+
+class Chronicle:
+    """Writes the log and the lines of trapeze's own."""
+
+    def __init__(self, clock: Clock, journal: Journal) -> None:
+        self.log = EventLog(self._tell)
+        self._clock = clock
+        self._journal = journal
+        self._said: dict[str, Status] = {}
+        """By service: the last status that was worth a line."""
+        self._reported: dict[str, tuple[Sequence[str], int]] = {}
+        """By service: the last failure's output and how often it came."""
+
+    def process(self, service: Service, process: Process, before: State | None, *, quiet: bool) -> None:
+        """A change of a process. Deaths are said aloud, the rest only to those who listen to events."""
+        aloud = process.state in (State.EXITED, State.KILLING) and not quiet
+        self.log.add(
+            Transition(
+                revision=0,
+                at=self._clock.wall(process.since),
+                service=service.name if process.role == "worker" else f"{service.name} {process.role}",
+                process=process.id,
+                pid=process.pid,
+                index=process.index,
+                generation=process.generation,
+                from_=before.value if before else "",
+                to=process.state.value,
+                why=process.why,
+                level="info" if aloud else "debug",
+            )
+        )
+
+    def status(
+        self, service: Service, before: tuple[Status, float] | None, now: Status, why: str, *, quiet: bool
+    ) -> None:
+        """A change of a service's status; `before` is the last one and since when (monotonic)."""
+        level = "debug" if quiet or not self._is_news(service, now) else _LEVELS.get(now, "debug")
+        if now is Status.RUNNING:
+            why = self._where(service, why)
+            if before is not None and before[0] is Status.STARTING:
+                why += f" ({self._clock.now() - before[1]:.2f} s)"
+        self.log.add(
+            Transition(
+                revision=0,
+                at=self._wall(),
+                service=service.name,
+                generation=service.want.generation,
+                from_=before[0].value if before else "",
+                to=now.value,
+                why=why,
+                level=level,
+            )
+        )
+
+    @staticmethod
+    def _where(service: Service, why: str) -> str:
+        generation = service.want.generation
+        return ", ".join(
+            [
+                *([f"generation {generation}"] if generation > 1 else []),
+                why,
+                *(_url(listening.address) for listening in service.current.sockets),
+            ]
+        )
+
+    def _is_news(self, service: Service, status: Status) -> bool:
+        """A gap that is being filled has been said with the death; so is the end of it no news."""
+        if status is Status.DEGRADED and report.health(service).starting:
+            return False
+        said, self._said[service.name] = self._said.get(service.name), status
+        return said is not status
+
+    def last_words(self, service: Service, process: Process) -> None:
+        """The same traceback again and again is said once, then counted: a crash loop must not fill the disk."""
+        output = service.ledger.output
+        before, count = self._reported.get(service.name, ([], 0))
+        count = count + 1 if before == output else 1
+        self._reported[service.name] = (output, count)
+        if count == 1:
+            what = "traceback" if process.error and process.error[1] else "last output"
+            text = f"{what} of {service.name}[{process.index}] pid {process.pid}:"
+            self.note(text, service=service.name, level="error", output=output)
+        else:
+            self.note(f"{service.name}: same error again ({count} times)", service=service.name, level="error")
+
+    def note(self, text: str, *, service: str = "", level: str = "info", output: Sequence[str] = ()) -> None:
+        """Something that is not a change of one process."""
+        self.log.add(
+            Transition(revision=0, at=self._wall(), service=service, why=text, level=level, output=list(output))
+        )
+
+    def line(self, service: Service, process: Process, stream: str, text: str, more: bool) -> None:
+        """A line of a child's output."""
+        self._journal.append(LogLine(self._wall(), service.name, process.index, process.pid, stream, text, more))
+
+    def _wall(self) -> float:
+        return self._clock.wall(self._clock.now())
+
+    def _tell(self, transition: Transition) -> None:
+        """The log line of a transition."""
+        if transition.level == "debug":
+            return
+        text = str(transition)
+        if transition.level != "info":
+            text = f"{transition.level.upper()} {text}"
+        shown = transition.output if transition.why.startswith("traceback") else transition.output[-_SHOWN:]
+        for line in (text, *(f"  {line}" for line in shown)):
+            self._journal.append(LogLine(transition.at, "trapeze", None, None, "trapeze", line))
+
+
+def _url(address: str) -> str:
+    """An address as people can click it."""
+    return address if address.startswith(("unix:", "fd:")) else f"http://{address}"
