@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from trapeze import verify
@@ -43,8 +44,8 @@ def run(load: Callable[[], Resolved], *, keep_going: bool = False) -> int:
         undo.callback(claimed.release)
         sockets = _bind(resolved, undo)
         # asyncio and the machine take as long to import as the checks take to answer.
-        from trapeze import foreground
-
+        with _no_ssl():
+            from trapeze import foreground
         problems = verify.end(checks)
         checks.clear()
         if problems:
@@ -72,6 +73,19 @@ def _early_signals() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def _no_ssl() -> Iterator[None]:
+    """asyncio does without ssl where it is missing, and we never speak TLS: 6 ms and 2 MiB less."""
+    if "ssl" in sys.modules:
+        yield
+        return
+    sys.modules["ssl"] = None  # type: ignore[assignment]  # how Python spells "there is no such module"
+    try:
+        yield
+    finally:
+        del sys.modules["ssl"]
 
 
 def _bind(resolved: Resolved, undo: contextlib.ExitStack) -> Mapping[str, Sequence[ListenSocket]]:

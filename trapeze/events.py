@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from trapeze.status import Transition
@@ -16,8 +16,7 @@ __all__ = ["Clock", "EventLog"]
 _KEPT = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """Monotonic time for decisions; the wall clock only for what people read.
 
     The offset is taken once, so that a wall clock that steps cannot reorder what is shown.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
@@ -87,6 +88,9 @@ async def _serve(
         from trapeze import control
 
         door = await control.serve(supervisor, claimed.sock, resolved.config.control)
+        # Everything is imported: what is there now stays, and the collector (see __main__) need not look at it again.
+        gc.freeze()
+        gc.enable()
         try:
             await finished
         finally:

@@ -13,8 +13,8 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from trapeze.config import rlimit_pairs, service_environment, stop_signum
@@ -63,8 +63,7 @@ def _user(user: str) -> tuple[int, int | None, list[int]]:
     return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class Generation(Struct, frozen=True, kw_only=True):
     """What one generation was made of. Numbers are never reused."""
 
     number: int
@@ -77,7 +76,7 @@ class Generation:
     """The backend that the check chose, or what the file says."""
     terminal: bool = False
     nofile: tuple[int, int] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     uid: int | None = None
     gid: int | None = None
     groups: Sequence[int] | None = None

@@ -19,8 +19,9 @@ Redis on one port) has a ceiling without surge that counts the leaving ones too,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from trapeze.lifecycle import LIVE, State
 
@@ -41,8 +42,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(Struct, frozen=True):
     """What a service should be."""
 
     count: int
@@ -50,8 +50,7 @@ class Want:
     enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """One process as the planner sees it."""
 
     id: int
@@ -89,8 +88,7 @@ class Gate(NamedTuple):
     step_running: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(Struct, frozen=True):
     """Start one process of the wanted generation."""
 
     index: int

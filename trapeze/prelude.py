@@ -15,17 +15,16 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct
 
 __all__ = ["ChildHandle", "Launch", "Listener", "is_plain", "job_of", "open_job", "plain_words", "worker_package"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+class Launch(Struct, frozen=True, kw_only=True):
     """Everything one spawn needs, as plain data."""
 
     label: str
@@ -36,7 +35,7 @@ class Launch:
     """For the Python prelude; see the worker contract. `notify_fd` is filled in here."""
     python: str = sys.executable
     """The interpreter of the prelude."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     cwd: str = "/"
     user: int | None = None
     group: int | None = None

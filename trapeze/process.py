@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from trapeze.lifecycle import LIVE, Effect, Event, Outcome, State, in_words, outcome, step
 from trapeze.planner import Seen
@@ -22,8 +23,7 @@ _KILL_AGAIN = 5.0
 _TAIL_LINES = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """The clocks of one process, in seconds; 0 means no limit."""
 
     start: float

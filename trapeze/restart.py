@@ -15,15 +15,14 @@ waited for a database through a night would sleep for an hour after it is back. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from trapeze.spec import RestartSpec
 
 __all__ = ["FRESH", "History", "failed", "forgiven", "may_spawn"]
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """The failures of one generation that still count. Times are monotonic seconds."""
 
     failures: tuple[float, ...] = ()

@@ -8,7 +8,8 @@ another plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from trapeze import notify, restart
 from trapeze.generation import Generation

@@ -47,7 +47,7 @@ def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Serve
         settings["forwarded_allow_ips"] = "*"
     known = inspect.signature(Config).parameters
     settings = {name: value for name, value in settings.items() if name in known}
-    config = _Config(app, **{**settings, **job.options})
+    config = _Config(_NoFactory(app), **{**settings, **job.options})
     config.load()
     if socket.AF_UNIX in families and len(families) > 1:
         _trust_unix_peers(config.loaded_app)
@@ -57,11 +57,18 @@ def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Serve
 class _Config(Config):
     """Never calls the app to find out whether it is a factory: that has been settled before."""
 
-    def load_app(self) -> Any:
-        return _NoFactory(self.app)
-
     def load(self) -> None:
         super().load()
+        if isinstance(self.loaded_app, _NoFactory):
+            self.loaded_app = self.loaded_app.app
+        around: Any = self.loaded_app  # uvicorn's own middleware, if any
+        while (inner := getattr(around, "app", None)) is not None:
+            if isinstance(inner, _NoFactory):
+                around.app = inner.app
+                break
+            if not type(around).__module__.startswith("uvicorn."):
+                break
+            around = inner
         if self.lifespan_class is LifespanOn:
             self.lifespan_class = _Lifespan
 

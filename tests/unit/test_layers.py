@@ -52,7 +52,19 @@ GROUPS: dict[str, set[str]] = {
         "sockets",
         "unixsockets",
     },
-    "machine": {"chronicle", "events", "generation", "host", "ledger", "machine", "probing", "process", "report", "service", "verify"},
+    "machine": {
+        "chronicle",
+        "events",
+        "generation",
+        "host",
+        "ledger",
+        "machine",
+        "probing",
+        "process",
+        "report",
+        "service",
+        "verify",
+    },
     "supervisor": {"supervisor", "swap", "watching"},
     "doors": {"calls", "control", "door", "routes", "settle", "signals"},
     "app": {"app", "foreground"},
@@ -73,6 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 DEFERRED: dict[tuple[str, str], str] = {
+    ("__main__", "cli"): "with the garbage collector off, which has to be said before",
     ("app", "foreground"): "asyncio and the machine are imported while the checks of the worker side run",
     ("foreground", "control"): "imported when the workers are on their way: it is not needed for the first answer",
 }

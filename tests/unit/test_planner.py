@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from trapeze.lifecycle import LIVE, State
 from trapeze.planner import Gate, Plan, Prepare, Rules, Seen, Spawn, Stop, Want, outdated, plan, settled
@@ -189,9 +189,9 @@ def test_settled() -> None:
 
 STATES = st.sampled_from([S, R, X, K])
 WANTS = st.builds(Want, count=st.integers(0, 5), generation=st.just(3), enabled=st.booleans())
-WEB = st.builds(
-    Rules, surge=st.integers(0, 3), unavailable=st.integers(0, 3), exclusive=st.just(False)
-).filter(lambda rules: rules.surge + rules.unavailable)
+WEB = st.builds(Rules, surge=st.integers(0, 3), unavailable=st.integers(0, 3), exclusive=st.just(False)).filter(
+    lambda rules: rules.surge + rules.unavailable
+)
 SIDE = st.just(Rules(exclusive=True))
 
 

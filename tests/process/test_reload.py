@@ -1,0 +1,466 @@
+"""Reload: new code and new configuration, or the old ones and the truth about why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.support.nginx import program
+from tests.support.redis import ask
+from tests.support.server import Listener, Trapeze
+from tests.support.site import Site, run_command
+from tests.support.wait import until
+
+APP = """
+def app(environ, start_response):
+    import os
+    body = {body}.encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+BROKEN = """
+def connect():
+    raise RuntimeError("no database configured")
+
+connect()
+"""
+
+
+class Shop:
+    """A web service whose code and configuration change."""
+
+    def __init__(self, site: Site, more: str = "", *, web: str = "", sockets: str = "", workers: int = 2) -> None:
+        self.site = site
+        self.listener: Listener = site.tcp()
+        self.code("'one'")
+        self.server: Trapeze = site.up(
+            self.text(more, web=web, sockets=sockets, workers=workers), listeners=[self.listener]
+        ).ready()
+
+    def text(self, more: str = "", *, web: str = "", sockets: str = "", workers: int = 2) -> str:
+        return f"""
+            [sockets.web]
+            bind = "{self.listener.bind}"
+            {sockets}
+            [services.web]
+            app = "shop"
+            workers = {workers}
+            {web}
+            {more}
+            """
+
+    def configure(self, *args: str, **options: str | int) -> None:
+        self.site.write("trapeze.toml", self.text(*args, **options))  # type: ignore[arg-type]
+
+    def code(self, body: str) -> None:
+        self.site.write("shop.py", APP.replace("{body}", body))
+
+    def get(self) -> str:
+        return self.listener.get("/").text
+
+
+def test_new_code(site: Site) -> None:
+    """One new before one old; the answer says which generation serves; nothing lost on the way."""
+    shop = Shop(site)
+    before = shop.server.pids()
+    shop.code("'two'")
+    assert shop.get() == "one", "what lies on disk does not matter yet"
+
+    done = shop.server.ctl("reload", "web")
+
+    assert done.code == 0, done
+    assert done.out.startswith("web: generation 2, 2 of 2 ready (")
+    assert {shop.get() for _ in range(10)} == {"two"}
+    service = shop.server.service()
+    assert (service["generation"], service["restarts"]) == (2, 0)
+    assert not set(shop.server.pids()) & set(before)
+    until(lambda: len(shop.server.service()["processes"]) == 2, what="the old ones to go")
+    states = [line.split(maxsplit=1)[1] for line in done.err.splitlines()]
+    ready = next(number for number, text in enumerate(states) if " READY" in text)
+    stopping = next(number for number, text in enumerate(states) if " STOPPING" in text)
+    assert ready < stopping, "make before break"
+    assert shop.server.stop() == 0
+
+
+def test_redis_is_not_bounced(site: Site) -> None:
+    """A reload of everything rolls the web service and leaves what did not change alone."""
+    path = site.directory / "redis.sock"
+    redis = f"""
+        [services.redis]
+        command = "{program("redis-server")} --port 0 --unixsocket {path} --save '' --supervised systemd"
+        ready = "notify"
+        """
+    shop = Shop(site, redis)
+    ask(path, "SET", "kept", "yes")
+    (pid,) = shop.server.pids("redis")
+    shop.code("'two'")
+
+    assert shop.server.ctl("reload").code == 0
+
+    assert shop.get() == "two"
+    assert shop.server.pids("redis") == [pid]
+    assert shop.server.service("redis")["generation"] == 1
+    assert ask(path, "GET", "kept") == "yes"
+    assert shop.server.stop() == 0
+
+
+def test_broken_code(site: Site) -> None:
+    """Exit 1 with the traceback; the old generation serves on, as if nothing had been; the next reload works."""
+    shop = Shop(site, web="restart = { intensity = 2, backoff = 0, cap = 60 }")
+    before = shop.server.pids()
+    shop.server.expect_error(".*")
+    site.write("shop.py", BROKEN)
+
+    done = shop.server.ctl("reload", "web")
+
+    assert done.code == 1, done
+    assert "no database configured" in done.err
+    assert f'File "{site.directory}/shop.py", line 5, in <module>' in done.err
+    assert "error: web: generation 2 failed, generation 1 serves on" in done.err
+    assert shop.server.pids() == before
+    assert {shop.get() for _ in range(10)} == {"one"}
+    service = shop.server.service()
+    assert (service["status"], service["generation"]) == ("RUNNING", 1)
+    assert shop.server.output.count("Traceback (most recent call last)") == 1, "said once in the log"
+
+    shop.code("'three'")
+    again = shop.server.ctl("reload", "web")
+
+    assert again.code == 0, again
+    assert shop.server.service()["generation"] == 3, "numbers are never used twice"
+    assert shop.get() == "three"
+    assert shop.server.stop() == 0
+
+
+def test_a_crash_after_a_failed_reload(site: Site) -> None:
+    """The good generation is what is wanted again: a worker of it that dies is replaced, from what lies on disk."""
+    shop = Shop(site, web="restart = { intensity = 2, backoff = 0, cap = 60 }")
+    shop.server.expect_error(".*")
+    site.write("shop.py", BROKEN)
+    assert shop.server.ctl("reload", "web").code == 1
+    shop.code("'one again'")
+
+    victim, other = shop.server.pids()
+    os.kill(victim, signal.SIGKILL)
+
+    until(lambda: len(set(shop.server.pids()) - {victim}) == 2, what="the replacement")
+    shop.server.ready()
+    assert other in shop.server.pids()
+    assert shop.server.service()["generation"] == 1
+    assert shop.server.stop() == 0
+
+
+def test_pre_start_that_fails(site: Site) -> None:
+    """The migration fails: no new worker is started, the old ones serve on."""
+    mark = site.write("works", "")
+    restart = "restart = { intensity = 2, backoff = 0, cap = 60 }"
+    shop = Shop(site, web=f'pre_start = "test -e {mark}"\n{restart}')
+    before = shop.server.pids()
+    shop.server.expect_error(".*")
+    mark.unlink()
+
+    done = shop.server.ctl("reload", "web")
+
+    assert done.code == 1, done
+    assert "pre_start 1 exited with status 1" in done.err
+    assert shop.server.pids() == before
+    assert shop.server.service()["generation"] == 1
+    assert shop.server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[services.web\n", "line 1"),
+        ("[services.web]\nworker = 4\n", 'did you mean "workers"?'),
+        ('[sockets.web]\nbind = "127.0.0.1:0"\n[services.web]\napp = "nosuch:app"\n', "no module named 'nosuch'"),
+        ('[sockets.web]\nbind = "127.0.0.1:0"\n[services.web]\napp = "shop"\nbackend = "x"\n', "unknown backend 'x'"),
+        ("", "nothing"),
+    ],
+    ids=["broken TOML", "unknown key", "missing module", "unknown backend", "empty file"],
+)
+def test_broken_configuration(text: str, message: str, site: Site) -> None:
+    """Exit 2 and nothing has changed."""
+    shop = Shop(site)
+    before = shop.server.status()
+    site.write("trapeze.toml", text)
+
+    done = shop.server.ctl("reload")
+
+    assert done.code == 2, done
+    assert message in done.err or not text
+    assert "error: " in done.err
+    after = shop.server.status()
+    assert after["revision"] == before["revision"]
+    assert after["services"] == before["services"]
+    assert after["sockets"] == before["sockets"]
+    assert shop.get() == "one"
+    assert shop.server.stop() == 0
+
+
+def test_bind_error_changes_nothing(site: Site) -> None:
+    """A new address that cannot be had: the others that could be are closed again."""
+    shop = Shop(site)
+    taken = site.tcp()
+    path = site.directory / "new.sock"
+    before = shop.server.status()
+    shop.configure(sockets=f'[sockets.new]\nbind = ["unix:{path}", "{taken.address}"]', web='socket = ["web", "new"]')
+
+    done = shop.server.ctl("reload")
+
+    assert done.code in (1, 2), done
+    assert "address already in use" in done.err
+    assert shop.server.status()["revision"] == before["revision"]
+    assert not path.exists()
+    assert shop.server.stop() == 0
+
+
+# -- what changed in the file -----------------------------------------------------------------------------------------
+
+
+def test_workers_and_environment(site: Site) -> None:
+    shop = Shop(site, web='env = { WORD = "a" }')
+    shop.code("os.environ['WORD']")
+    shop.configure(web='env = { WORD = "b" }', workers=3)
+
+    done = shop.server.ctl("reload")
+
+    assert done.code == 0, done
+    assert (shop.server.service()["want"], shop.server.service()["ready"]) == (3, 3)
+    assert {shop.get() for _ in range(9)} == {"b"}
+    assert shop.server.stop() == 0
+
+
+def test_scale_at_run_time_stays(site: Site) -> None:
+    """Unless the file's own value is another now."""
+    shop = Shop(site)
+    assert shop.server.ctl("scale", "web", "3").code == 0
+
+    assert shop.server.ctl("reload").code == 0
+    assert (shop.server.service()["want"], shop.server.service()["ready"]) == (3, 3)
+
+    shop.configure(workers=1)
+    assert shop.server.ctl("reload").code == 0
+    assert (shop.server.service()["want"], shop.server.service()["ready"]) == (1, 1)
+    assert shop.server.stop() == 0
+
+
+def test_services_come_and_go(site: Site) -> None:
+    wire = site.wire()
+
+    def side(name: str, *options: str) -> str:
+        return f"[services.{name}]\ncommand = {run_command('life.py', wire, name, *options)}\n"
+
+    shop = Shop(site, side("old") + side("same"))
+    wire.lines(2)
+    (same,) = shop.server.pids("same")
+    shop.configure(side("same") + side("new"))
+
+    done = shop.server.ctl("reload")
+
+    assert done.code == 0, done
+    assert {wire.line().rsplit(" ", 1)[0] if number else wire.line() for number in range(1)} | {wire.line()}
+    names = until(
+        lambda: {"old"}.isdisjoint(found := {each["name"] for each in shop.server.status()["services"]}) and found
+    )
+    assert names == {"web", "same", "new"}
+    assert shop.server.pids("same") == [same]
+    assert shop.server.service("new")["status"] == "RUNNING"
+    assert shop.server.ctl("stop", "old").code == 2
+    assert shop.server.stop() == 0
+    assert set(wire.rest()) == {"same stop", "new stop"}
+
+
+def test_side_service_whose_section_changed(site: Site) -> None:
+    """Stops first and starts then: two at once are wrong."""
+    wire = site.wire()
+    shop = Shop(site, f"[services.side]\ncommand = {run_command('life.py', wire, 'first')}")
+    first = wire.line().split()[2]
+    shop.configure(f"[services.side]\ncommand = {run_command('life.py', wire, 'second')}")
+
+    assert shop.server.ctl("reload").code == 0
+
+    assert wire.line() == "first stop"
+    assert wire.line().startswith("second start")
+    assert str(shop.server.pids("side")[0]) != first
+    assert shop.server.service("side")["generation"] == 2
+    assert shop.server.stop() == 0
+
+
+def test_side_service_that_reloads_itself(site: Site) -> None:
+    wire = site.wire()
+    shop = Shop(
+        site,
+        f"""
+        [services.hup]
+        command = {run_command("life.py", wire, "hup", "signals=HUP")}
+        reload = "signal:HUP"
+        [services.again]
+        command = {run_command("life.py", wire, "again")}
+        reload = "restart"
+        [services.stays]
+        command = {run_command("life.py", wire, "stays")}
+        """,
+    )
+    wire.lines(3)
+    before = {name: shop.server.pids(name) for name in ("hup", "stays", "again")}
+
+    assert shop.server.ctl("reload").code == 0
+
+    lines = wire.lines(3)
+    assert "hup got HUP" in lines
+    assert "again stop" in lines
+    assert [line.split()[0] for line in lines if "start" in line] == ["again"]
+    assert shop.server.pids("hup") == before["hup"]
+    assert shop.server.pids("stays") == before["stays"]
+    assert shop.server.pids("again") != before["again"]
+    assert shop.server.stop() == 0
+
+
+def test_named_service_only(site: Site) -> None:
+    """`reload web` takes web's section from the file and nothing else."""
+    shop = Shop(site)
+    shop.code("'two'")
+    shop.configure('[services.new]\ncommand = "sleep 3600"')
+
+    assert shop.server.ctl("reload", "web").code == 0
+
+    assert shop.get() == "two"
+    assert [each["name"] for each in shop.server.status()["services"]] == ["web"]
+    unknown = shop.server.ctl("reload", "wbe")
+    assert unknown.code == 2
+    assert "no service 'wbe'" in unknown.err
+    assert shop.server.stop() == 0
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0
+
+
+def addresses(server: Trapeze) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in server.status()["sockets"]:
+        found.setdefault(each["name"], []).append(each["address"])
+    return found
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def test_sockets_come_and_go(site: Site) -> None:
+    """A new one is served, also on a Unix path; one that is gone from the file refuses connections."""
+    shop = Shop(site)
+    path = site.directory / "new.sock"
+    shop.configure(
+        sockets=f'[sockets.tcp]\nbind = "127.0.0.1:0"\n[sockets.unix]\nbind = "unix:{path}"',
+        web='socket = ["web", "tcp", "unix"]',
+    )
+
+    assert shop.server.ctl("reload").code == 0
+
+    (address,) = addresses(shop.server)["tcp"]
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(f"http://{address}/").text == "one"
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+        assert client.get("http://localhost/").text == "one"
+    assert shop.get() == "one"
+
+    shop.configure()
+    assert shop.server.ctl("reload").code == 0
+
+    assert addresses(shop.server).keys() == {"web"}
+    until(lambda: refused(port_of(address)), what="the old port to be closed")
+    until(lambda: not path.exists(), what="the old path to go")
+    assert shop.get() == "one"
+    assert shop.server.stop() == 0
+
+
+def test_bind_changes(site: Site) -> None:
+    """The new address is served before the old one is closed, and the one that stays is the same socket."""
+    shop = Shop(site, sockets='[sockets.move]\nbind = "127.0.0.1:0"', web='socket = ["web", "move"]')
+    (old,) = addresses(shop.server)["move"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        new = f"127.0.0.1:{free.getsockname()[1]}"
+    fds = {each["address"]: each["fd"] for each in shop.server.status()["sockets"]}
+    shop.configure(sockets=f'[sockets.move]\nbind = "{new}"', web='socket = ["web", "move"]')
+
+    done = shop.server.ctl("reload")
+
+    assert done.code == 0, done
+    assert addresses(shop.server)["move"] == [new]
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(f"http://{new}/").text == "one"
+    until(lambda: refused(port_of(old)), what="the old port to be closed")
+    now = {each["address"]: each["fd"] for each in shop.server.status()["sockets"]}
+    assert {address: fd for address, fd in now.items() if address in fds} == {
+        address: fd for address, fd in fds.items() if address != old
+    }
+    assert shop.server.stop() == 0
+
+
+def test_old_address_is_open_while_it_is_used(site: Site) -> None:
+    """Both are, while the old generation is not relieved yet."""
+    gate = site.gate()
+    shop = Shop(site, sockets='[sockets.move]\nbind = "127.0.0.1:0"', web='socket = ["web", "move"]')
+    (old,) = addresses(shop.server)["move"]
+    site.write("shop.py", f"open({str(gate)!r}).readline()\n" + APP.replace("{body}", "'two'"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        new = f"127.0.0.1:{free.getsockname()[1]}"
+    shop.configure(sockets=f'[sockets.move]\nbind = "{new}"', web='socket = ["web", "move"]')
+
+    assert shop.server.ctl("reload", "--no-wait").code == 0
+
+    assert not refused(port_of(new)), "its backlog is the waiting room"
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(f"http://{old}/").text == "one"
+    gate.stay_open()
+    shop.server.ready()
+    until(lambda: refused(port_of(old)), what="the old port to be closed")
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(f"http://{new}/").text == "two"
+    assert shop.server.stop() == 0
+
+
+def test_two_reloads_at_once(site: Site) -> None:
+    """The second is just another wish; both are told the truth."""
+    shop = Shop(site)
+    shop.code("'two'")
+    command = [sys.executable, "-m", "trapeze", "reload", "web"]
+    with (
+        subprocess.Popen(command, env=shop.server.env, stdout=-1, stderr=-1, cwd=shop.server._cwd) as one,
+        subprocess.Popen(command, env=shop.server.env, stdout=-1, stderr=-1, cwd=shop.server._cwd) as two,
+    ):
+        said = [each.communicate(timeout=30) for each in (one, two)]
+
+    assert [one.returncode, two.returncode] == [0, 0], said
+    shop.server.ready()
+    assert shop.server.service()["generation"] == 3
+    assert {shop.get() for _ in range(8)} == {"two"}
+    assert shop.server.stop() == 0
+
+
+def test_scale_and_crash_during_a_reload(site: Site) -> None:
+    """While the new generation cannot become ready: a scale and a crash are taken in."""
+    gate = site.gate()
+    shop = Shop(site)
+    site.write("shop.py", f"open({str(gate)!r}).readline()\n" + APP.replace("{body}", "'two'"))
+    assert shop.server.ctl("reload", "web", "--no-wait").code == 0
+    old = shop.server.pids()[0]
+
+    os.kill(old, signal.SIGKILL)
+    assert shop.server.ctl("scale", "web", "3", "--no-wait").code == 0
+    assert shop.get() == "one", "the one that is left"
+    gate.stay_open()
+
+    until(lambda: (web := shop.server.service())["status"] == "RUNNING" and web["ready"] == 3, what="three new ones")
+    assert {shop.get() for _ in range(9)} == {"two"}
+    assert shop.server.stop() == 0
