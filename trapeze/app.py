@@ -33,16 +33,17 @@ def run(load: Callable[[], Resolved], *, keep_going: bool = False) -> int:
         TrapezeError: it could not start (nothing is left), or a service failed at its first start.
     """
     _fill_standard_descriptors()
-    with _early_signals(), contextlib.ExitStack() as undo:
+    with _early_signals() as early, contextlib.ExitStack() as undo:
         resolved = load()
         problems = examine(resolved)
         if problems:
             raise ConfigError(problems)
-        checks = verify.begin(resolved)
-        undo.callback(lambda: verify.cancel(checks))
-        claimed = claim(resolved.config.name, resolved.config.control)
-        undo.callback(claimed.release)
-        sockets = _bind(resolved, undo)
+        with early.postponed():
+            checks = verify.begin(resolved)
+            undo.callback(lambda: verify.cancel(checks))
+            claimed = claim(resolved.config.name, resolved.config.control)
+            undo.callback(claimed.release)
+            sockets = _bind(resolved, undo)
         # asyncio and the machine take as long to import as the checks take to answer.
         with _no_ssl():
             from trapeze import foreground
@@ -60,16 +61,35 @@ def _fill_standard_descriptors() -> None:
     os.close(fd)
 
 
-@contextlib.contextmanager
-def _early_signals() -> Iterator[None]:
-    """Until the loop listens, SIGTERM and SIGINT are exceptions: obeyed at once, and what was opened is closed."""
+class _Early:
+    """Until the loop listens, SIGTERM and SIGINT end the start by an exception, so that what was opened is closed."""
 
-    def leave(signum: int, _frame: object) -> None:
-        raise SystemExit(0 if signum == signal.SIGTERM else 130)
+    def __init__(self) -> None:
+        self._postponed = False
+        self._code: int | None = None
 
-    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    def leave(self, signum: int, _frame: object) -> None:
+        """Obey at once, or at the end of `postponed`; a second signal must not disturb the undoing."""
+        first, self._code = self._code is None, 0 if signum == signal.SIGTERM else 130
+        if first and not self._postponed:
+            raise SystemExit(self._code)
+
+    @contextlib.contextmanager
+    def postponed(self) -> Iterator[None]:
+        """What is opened here and what closes it again come together: nothing in between."""
+        self._postponed = True
         yield
+        self._postponed = False
+        if self._code is not None:
+            raise SystemExit(self._code)
+
+
+@contextlib.contextmanager
+def _early_signals() -> Iterator[_Early]:
+    early = _Early()
+    before = {signum: signal.signal(signum, early.leave) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield early
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -107,6 +107,10 @@ class Chronicle:
         else:
             self.note(f"{service.name}: same error again ({count} times)", service=service.name, level="error")
 
+    def has_said(self, service: Service) -> bool:
+        """Are the last words of its last failure in the log already?"""
+        return self._reported.get(service.name, ([], 0))[0] == service.ledger.output
+
     def note(self, text: str, *, service: str = "", level: str = "info", output: Sequence[str] = ()) -> None:
         """Something that is not a change of one process."""
         self.log.add(

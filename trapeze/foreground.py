@@ -85,8 +85,9 @@ async def _serve(
         finished = asyncio.ensure_future(supervisor.wait_finished())
         await _knock(claimed, finished)
         # Imported only now: it would take the processor from the workers that start.
-        from trapeze import control
+        from trapeze import control, figures
 
+        supervisor.resident = figures.resident
         door = await control.serve(supervisor, claimed.sock, resolved.config.control)
         # Everything is imported: what is there now stays, and the collector (see __main__) need not look at it again.
         gc.freeze()

@@ -10,6 +10,7 @@ A child is followed by its pidfd: readable means dead, and as long as we have no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from trapeze.boot import BOOT
+from trapeze.lend import lent
 from trapeze.output import Stream
 from trapeze.prelude import Launch, Listener, is_plain, job_of, open_job, plain_words, worker_package
 
@@ -117,22 +119,23 @@ class Child:
             outputs = [self._pipe(ours, theirs), self._pipe(ours, theirs)]
             stdin = subprocess.DEVNULL if launch.stdin is None else launch.stdin
         argv, inherit = self._prelude(env, theirs)
-        self._popen = subprocess.Popen(
-            argv,
-            env=env,
-            cwd=launch.cwd,
-            user=launch.user,
-            group=launch.group,
-            extra_groups=launch.groups,
-            umask=launch.umask,
-            pass_fds=(*launch.fds, *inherit),
-            # A group of its own, for `kill`, but not a session: each session is a scheduling group of its own where
-            # autogroup is on, and four workers that compete as groups lose a third of gunicorn's throughput.
-            process_group=None if launch.terminal else 0,
-            stdin=stdin,
-            stdout=outputs[0],
-            stderr=outputs[1],
-        )
+        with self._lent():
+            self._popen = subprocess.Popen(
+                argv,
+                env=env,
+                cwd=launch.cwd,
+                user=launch.user,
+                group=launch.group,
+                extra_groups=launch.groups,
+                umask=launch.umask,
+                pass_fds=(*launch.fds, *inherit),
+                # A group of its own, for `kill`, but not a session: each session is a scheduling group of its own where
+                # autogroup is on, and four workers that compete as groups lose a third of gunicorn's throughput.
+                process_group=None if launch.terminal else 0,
+                stdin=stdin,
+                stdout=outputs[0],
+                stderr=outputs[1],
+            )
         self.pid = self._popen.pid
         try:
             self._pidfd = os.pidfd_open(self.pid)
@@ -142,6 +145,14 @@ class Child:
             self._popen.wait()
             raise
         ours.append(self._pidfd)
+
+    def _lent(self) -> contextlib.AbstractContextManager[None]:
+        """Root lends a child of another user the limits that it cannot give itself."""
+        launch = self._launch
+        if launch.user in (None, 0) or os.geteuid() != 0:
+            return contextlib.nullcontext()
+        limits = (launch.job or {}).get("rlimits")
+        return lent(limits if isinstance(limits, dict) else {}, launch.nice)
 
     @staticmethod
     def _pipe(ours: list[int], theirs: list[int]) -> int:

@@ -106,7 +106,8 @@ class Machine:
         """A generation failed and the last good one is wanted again."""
         self.rollbacks[service.name, generation] = why
         text = f"{service.name}: generation {generation} failed, generation {service.want.generation} serves on: {why}"
-        self.chronicle.note(text, service=service.name, level="error", output=service.ledger.output)
+        output = () if self.chronicle.has_said(service) else service.ledger.output
+        self.chronicle.note(text, service=service.name, level="error", output=output)
 
     def broken(self, service: Service) -> None:
         """An exception in the machine is our bug: say it, leave this service as it is, keep the others alive.

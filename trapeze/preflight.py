@@ -227,9 +227,8 @@ def _runs(path: str) -> bool:
 
 
 def _limits(spec: ServiceSpec) -> Iterator[_Found]:
-    """Limits and niceness are set as the service's user, who may lower but not raise."""
-    who = account(spec.user) if spec.user is not None else None
-    privileged = (who.uid if who is not None else os.geteuid()) == 0
+    """Only root may raise limits and lower niceness, and it lends them to the children of other users (see `lend`)."""
+    privileged = os.geteuid() == 0
     for name, (_soft, hard) in rlimit_pairs(spec).items():
         most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
         if privileged:

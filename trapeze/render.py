@@ -12,7 +12,7 @@ from trapeze.status import ProcessStatus, ServiceStatus, Snapshot, Transition
 
 __all__ = ["LogPrinter", "ago", "aligned", "clock", "instances", "live", "status_rows", "summary", "transition"]
 
-HEAD = ("NAME", "STATUS", "READY", "PID", "GEN", "RESTARTS", "SINCE", "WHY")
+HEAD = ("NAME", "STATUS", "READY", "PID", "GEN", "RESTARTS", "MEMORY", "SINCE", "WHY")
 _STYLES = {
     "RUNNING": "green",
     "READY": "green",
@@ -34,6 +34,11 @@ def ago(since: float, now: float) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return "now"
+
+
+def memory(size: int) -> str:
+    """Return a number of bytes in MiB; nothing for none."""
+    return f"{size / 2**20:.0f} MiB" if size else ""
 
 
 def clock(at: float) -> str:
@@ -90,6 +95,7 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
         "",
         str(service.generation),
         str(service.restarts),
+        memory(sum(process.rss or 0 for process in service.processes)),
         ago(service.since, now),
         why,
     )
@@ -99,7 +105,8 @@ def _process_row(process: ProcessStatus, generation: int, now: float) -> tuple[s
     why = "; ".join(filter(None, (process.why, process.status)))
     pid = "" if process.pid is None else str(process.pid)
     old = "" if process.generation == generation else str(process.generation)
-    return (f"  [{process.index}] #{process.id}", process.state, "", pid, old, "", ago(process.since, now), why)
+    name, since = f"  [{process.index}] #{process.id}", ago(process.since, now)
+    return (name, process.state, "", pid, old, "", memory(process.rss or 0), since, why)
 
 
 def status_text(snapshot: Snapshot, now: float, names: Sequence[str] = ()) -> str:

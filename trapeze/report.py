@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from trapeze.events import Clock
@@ -12,6 +12,10 @@ from trapeze.service import Service
 from trapeze.status import Health, ProcessStatus, ServiceStatus, Status, derive
 
 __all__ = ["Progress", "Ticket", "health", "is_up", "judge", "progress", "service_status"]
+
+
+Resident = Callable[[int], int | None]
+"""Resident memory of a process in bytes, by pid."""
 
 
 class Ticket(NamedTuple):
@@ -81,8 +85,15 @@ def is_up(service: Service) -> bool:
     )
 
 
-def service_status(service: Service, since: float, clock: Clock) -> ServiceStatus:
-    """What `status` says of a service; `since` is when its status last changed, in monotonic seconds."""
+def service_status(service: Service, since: float, clock: Clock, resident: Resident) -> ServiceStatus:
+    """What `status` says of a service.
+
+    Args:
+        service: the service.
+        since: when its status last changed, monotonic seconds.
+        clock: to turn monotonic times into those that people read.
+        resident: gives the memory of a process by its pid.
+    """
     status, why = judge(service)
     spec = service.current.spec
     waits = service.ledger.history.not_before > clock.now()
@@ -110,6 +121,7 @@ def service_status(service: Service, since: float, clock: Clock) -> ServiceStatu
                 since=clock.wall(process.since),
                 why=process.why,
                 status=process.said,
+                rss=None if process.pid is None else resident(process.pid),
             )
             for process in service.processes.values()
         ],

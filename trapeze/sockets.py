@@ -92,6 +92,7 @@ def open_sockets(
     *,
     systemd: Mapping[str, Sequence[int]],
     replaces: Sequence[ListenSocket] = (),
+    keep: Sequence[ListenSocket] = (),
 ) -> list[ListenSocket]:
     """Open every address of a section: non-blocking, close-on-exec, listening.
 
@@ -99,7 +100,9 @@ def open_sockets(
         name: of the section.
         spec: the section.
         systemd: what `systemd_sockets` found.
-        replaces: sockets of ours whose Unix path may be taken over although they are alive (a mode that changed).
+        replaces: sockets of ours whose address may be taken over although they are alive (a mode or a name that
+            changed): a new Unix socket gets the path, a TCP port stays the same socket under another descriptor.
+        keep: sockets of ours that are returned as they are if the section has their address.
 
     Raises:
         BindError: one of them cannot be had; those that were opened before it are closed again.
@@ -108,12 +111,18 @@ def open_sockets(
     if wrong:
         raise BindError(f"socket {name}: {'; '.join(wrong)}")
     opened: list[ListenSocket] = []
+    kept = {each.address: each for each in keep}
     try:
         for text in spec.addresses:
-            _open(name, spec, parse(text), systemd, replaces, opened)
+            address = parse(text)
+            if str(address) in kept:
+                opened.append(kept[str(address)])
+            else:
+                _open(name, spec, address, systemd, replaces, opened)
     except BaseException:
         for each in opened:
-            each.close()
+            if each not in keep:
+                each.close()
         raise
     return opened
 
@@ -128,13 +137,14 @@ def _open(
 ) -> None:
     match address:
         case Tcp():
-            opened.append(_open_tcp(name, spec, address))
+            opened.append(_open_tcp(name, spec, address, replaces))
         case Unix():
             ours = {each.file.inode for each in replaces if each.file is not None}
             sock, file = listen_unix(address, spec, ours)
             opened.append(ListenSocket(name, f"unix:{file.path}", sock, spec, file))
         case Abstract():
-            opened.append(ListenSocket(name, str(address), listen_abstract(address, spec.backlog), spec))
+            abstract = _again(_abstract_name(address), spec, replaces) or listen_abstract(address, spec.backlog)
+            opened.append(ListenSocket(name, str(address), abstract, spec))
         case Inherited():
             opened.append(_adopt(name, spec, address, address.fd))
         case Systemd():
@@ -148,8 +158,25 @@ def _open(
                 opened.append(_adopt(name, spec, address, fd))
 
 
-def _open_tcp(name: str, spec: SocketSpec, address: Tcp) -> ListenSocket:
+def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) -> socket.socket | None:
+    """The socket of ours that is bound there, under another descriptor: the kernel would not bind a second one."""
+    for each in replaces:
+        if each.file is None and each.sock.getsockname() == where and each.spec.dual_stack == spec.dual_stack:
+            sock = each.sock.dup()
+            _prepare(sock, spec)
+            return sock
+    return None
+
+
+def _abstract_name(address: Abstract) -> bytes:
+    return b"\0" + address.name.encode("utf-8", "surrogateescape")
+
+
+def _open_tcp(name: str, spec: SocketSpec, address: Tcp, replaces: Sequence[ListenSocket]) -> ListenSocket:
     family, where = _resolve(address)
+    held = _again(where, spec, replaces)
+    if held is not None:
+        return ListenSocket(name, _text_of(held), held, spec)
     try:
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:

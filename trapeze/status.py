@@ -46,6 +46,8 @@ class ProcessStatus(Struct, frozen=True, kw_only=True):
     why: str
     status: str = ""
     """What the process says of itself (STATUS=)."""
+    rss: int | None = None
+    """Resident memory in bytes, pages shared with others included; None where it cannot be read."""
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):

@@ -50,6 +50,8 @@ class Supervisor:
             Clock(time.monotonic, time.time() - time.monotonic()), self.journal, fail_fast=fail_fast, sweep=self._sweep
         )
         self.load = load
+        self.resident: report.Resident = lambda pid: None
+        """Set once the library that knows is imported, which is not before the workers are on their way."""
         self._identity = (version, pid)
         self._terminal = terminal
         self._nofile = nofile
@@ -261,7 +263,8 @@ class Supervisor:
             config=self.resolved.path,
             stopping=self.stopping,
             services=[
-                report.service_status(service, self._since(name), clock) for name, service in self.services.items()
+                report.service_status(service, self._since(name), clock, self.resident)
+                for name, service in self.services.items()
             ],
             sockets=[
                 SocketStatus(name=listening.name, address=listening.address, fd=listening.fd)

@@ -161,18 +161,12 @@ def _rolling(supervisor: Running, resolved: Resolved, names: Sequence[str] | Non
 def _opened(supervisor: Running, resolved: Resolved, name: str) -> Sequence[ListenSocket]:
     """Bind a new or changed section; an address that we hold already is taken over, not bound twice."""
     spec = resolved.config.sockets[name]
-    held = {socket.address: socket for group in supervisor.sockets.values() for socket in group}
+    held = [socket for group in supervisor.sockets.values() for socket in group]
     before = supervisor.resolved.config.sockets.get(name)
-    opened: list[ListenSocket] = []
+    # With other permissions a Unix socket has to be made anew.
     same_but_for_addresses = before is not None and replace(before, bind="") == replace(spec, bind="")
-    for address in spec.addresses:
-        if same_but_for_addresses and address in held:
-            opened.append(held[address])
-            continue
-        systemd = systemd_sockets(os.environ, os.getpid())
-        one = replace(spec, bind=address)
-        opened.extend(open_sockets(name, one, systemd=systemd, replaces=list(held.values())))
-    return opened
+    systemd = systemd_sockets(os.environ, os.getpid())
+    return open_sockets(name, spec, systemd=systemd, replaces=held, keep=held if same_but_for_addresses else ())
 
 
 def _close_fresh(supervisor: Running, fresh: Mapping[str, Sequence[ListenSocket]]) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 
 from trapeze_backends.contract import Backend, Problem, StartError
-from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, make_config
+from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, last_line, make_config
 from trapeze_backends.installed import is_installed, version_of
 
 TYPE_CHECKING = False
@@ -104,12 +104,8 @@ class GunicornBackend(Backend):
             hint = ""
             if name == "asgi":
                 hint = f'gunicorn {self.version()} has no asgi workers: backend = "uvicorn", or a newer gunicorn'
-            reason = f"gunicorn cannot load the worker class {name!r}: {_last_line(error)}"
+            reason = f"gunicorn cannot load the worker class {name!r}: {last_line(error)}"
             raise StartError(reason, hint=hint) from None
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 class _App:
@@ -157,8 +153,11 @@ def _adapt(base: type[Any], worker: Worker) -> type[Any]:
             module.STOP_KEEPALIVE_LINGER = worker.job.drain_grace  # type: ignore[attr-defined]
         if not hasattr(base, "set_accept_enabled"):
             return _drain_old_threads(adapted, worker)
+        return _free_the_address(adapted, worker)
     if base.__name__ == "ASGIWorker":
-        return _explain_lifespan(adapted)
+        from trapeze_backends.gunicorn_asgi import adapt_asgi
+
+        return adapt_asgi(adapted, worker)
     return adapted
 
 
@@ -186,6 +185,7 @@ class _Reporting:
             signal.signal(number, self.handle_quit)
 
     def _graceful_in_loop(self) -> None:
+        """The stop signal, in the asgi class; `gunicorn_asgi` has more to say about it."""
         self.worker.stop()
         self.handle_exit_signal()  # type: ignore[attr-defined]
 
@@ -211,6 +211,25 @@ class _Reporting:
             self.alive = False
             self.ppid = os.getppid()
         super().notify()  # type: ignore[misc]
+
+
+def _free_the_address(base: type[Any], worker: Worker) -> type[Any]:
+    """gthread keeps its listeners open until the last request is answered.
+
+    When the supervisor was killed, the next one must be able to bind: then close them as soon as it no longer accepts.
+    """
+
+    class Freeing(base):
+        """Closes early."""
+
+        def set_accept_enabled(self, enabled: bool) -> None:
+            super().set_accept_enabled(enabled)
+            if not enabled and worker.stopping and worker.is_orphan:
+                for sock in self.sockets:
+                    sock.close()
+                self.sockets: list[Any] = []
+
+    return Freeing
 
 
 def _drain_old_threads(base: type[Any], worker: Worker) -> type[Any]:
@@ -262,42 +281,6 @@ def _drain_old_threads(base: type[Any], worker: Worker) -> type[Any]:
                 self.alive = False
 
     return Draining
-
-
-def _explain_lifespan(base: type[Any]) -> type[Any]:
-    """gunicorn's asgi class logs why a lifespan start-up failed, and exits 3: keep the reason."""
-
-    class Explained(base):
-        """Raises the reason."""
-
-        def run(self) -> None:
-            from gunicorn.asgi import lifespan
-
-            reasons: list[BaseException] = []
-            original = lifespan.LifespanManager
-
-            class Manager(original):  # type: ignore[misc, valid-type]
-                """Notes what its start-up raised."""
-
-                async def startup(self) -> None:
-                    try:
-                        await super().startup()
-                    except Exception as error:
-                        reasons.append(error)
-                        raise
-
-            lifespan.LifespanManager = Manager
-            try:
-                super().run()
-            except SystemExit:
-                if reasons:
-                    reason = _last_line(reasons[0]).removeprefix("Lifespan startup failed: ")
-                    raise StartError(f"the app's lifespan start-up failed: {reason}") from None
-                raise
-            finally:
-                lifespan.LifespanManager = original
-
-    return Explained
 
 
 backend = GunicornBackend

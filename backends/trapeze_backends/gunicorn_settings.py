@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Job
 
-__all__ = ["CLASSES", "OWNED", "check_options", "interface_of", "make_config"]
+__all__ = ["CLASSES", "GREEN", "OWNED", "check_options", "interface_of", "last_line", "make_config"]
 
 _SUPERVISOR = "the supervisor does that"
 
@@ -81,6 +81,11 @@ def interface_of(worker_class: object) -> str | None:
     if "uvicorn" in worker_class.lower():
         return "asgi"
     return CLASSES.get(worker_class)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's text, or its kind when it has none."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def check_options(job: Job) -> list[Problem]:

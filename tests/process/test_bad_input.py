@@ -314,4 +314,4 @@ def test_no_command_knows(site: Site) -> None:
     done: Result = run("statsu", env=environ)
 
     assert (done.code, done.out) == (2, "")
-    assert errors(done.err) == ["error: no such command 'statsu', did you mean one of: 'start', 'status'?"]
+    assert errors(done.err) == ['error: no such command "statsu", did you mean "status"?']

@@ -137,11 +137,11 @@ def test_status(fake: FakeDoor) -> None:
         """\
 trapeze: pid 4711, up AGO, revision 7, trapeze 0.1.0, /srv/shop/trapeze.toml
 
-NAME      STATUS   READY  PID   GEN  RESTARTS  SINCE    WHY
-web       RUNNING  1/1          2    0         AGO  1 of 1 ready
-  [0] #1  READY           4720                 AGO  ready
-redis     RUNNING  1/1          2    0         AGO  1 of 1 ready
-  [0] #2  READY           4721                 AGO  ready
+NAME      STATUS   READY  PID   GEN  RESTARTS  MEMORY  SINCE    WHY
+web       RUNNING  1/1          2    0         30 MiB  AGO  1 of 1 ready
+  [0] #1  READY           4720                 30 MiB  AGO  ready
+redis     RUNNING  1/1          2    0         30 MiB  AGO  1 of 1 ready
+  [0] #2  READY           4721                 30 MiB  AGO  ready
 
 SOCKET  ADDRESS         FD
 web     127.0.0.1:8000  7

@@ -134,10 +134,10 @@ def test_crash_loop_of_a_command(site: Site) -> None:
     assert service["next_try"] - service["since"] > 50
     assert server.service("good")["status"] == "RUNNING"
     lines = own_lines(server)
-    assert sum(line.startswith("ERROR last output of x[0]") for line in lines) == 1
+    assert sum("last output of x[0]" in line for line in lines) == 1
     assert [line for line in lines if "same error again" in line] == [
-        "ERROR same error again (2 times)",
-        "ERROR same error again (3 times)",
+        "ERROR x: same error again (2 times)",
+        "ERROR x: same error again (3 times)",
     ]
     assert any(line.startswith("ERROR x FAILED: worker 0 exited with status 4") for line in lines)
     assert sum("cannot reach the broker" in line for line in lines) == 1
@@ -164,9 +164,6 @@ def test_start_ends_a_crash_loop(site: Site) -> None:
         restart = {{ intensity = 2, backoff = 0, cap = 60 }}
         """)
     server.expect_error("x")
-    failed(server)
-    again = server.ctl("start", "x")
-    assert (again.code, again.out) == (1, ""), again
     failed(server)
     mark.touch()
 
@@ -249,7 +246,7 @@ def test_keep_going(site: Site) -> None:
     assert server.service("side")["status"] == "RUNNING"
     assert server.output.count("Traceback (most recent call last)") == 1, server.output
     assert "same error again" in server.output
-    site.write("broken.py", (APPS / "web.py").read_text())
+    site.write("broken.py", (APPS / "web.py").read_text() + "\n\napp = wsgi\n")
     site.write("facts.py", (APPS / "facts.py").read_text())
     reloaded = server.ctl("reload", "web")
     assert reloaded.code == 0, reloaded

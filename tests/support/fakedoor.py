@@ -96,7 +96,14 @@ class FakeSupervisor:
     @staticmethod
     def _service(number: int, name: str) -> ServiceStatus:
         process = ProcessStatus(
-            id=number + 1, index=0, pid=4720 + number, generation=2, state="READY", since=0.0, why="ready"
+            id=number + 1,
+            index=0,
+            pid=4720 + number,
+            generation=2,
+            state="READY",
+            since=0.0,
+            why="ready",
+            rss=30 * 2**20,
         )
         return ServiceStatus(
             name=name,

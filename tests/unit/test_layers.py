@@ -22,7 +22,7 @@ BACKENDS = ROOT / "backends" / "trapeze_backends"
 
 GROUPS: dict[str, set[str]] = {
     "errors": {"trapeze", "errors"},
-    "spec": {"addresses", "readiness", "spec"},
+    "spec": {"addresses", "limits", "readiness", "spec"},
     "config": {
         "checks",
         "checks_process",
@@ -30,7 +30,6 @@ GROUPS: dict[str, set[str]] = {
         "config",
         "convert",
         "envfile",
-        "limits",
         "overlay",
         "preflight",
         "problems",
@@ -42,8 +41,10 @@ GROUPS: dict[str, set[str]] = {
         "boot",
         "console",
         "examine_backend",
+        "figures",
         "holders",
         "launch",
+        "lend",
         "output",
         "prelude",
         "probe",
@@ -87,6 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 DEFERRED: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "with the garbage collector off, which has to be said before",
     ("app", "foreground"): "asyncio and the machine are imported while the checks of the worker side run",
+    ("foreground", "figures"): "as control: psutil costs 15 ms",
     ("foreground", "control"): "imported when the workers are on their way: it is not needed for the first answer",
 }
 """(module, what it imports inside a function): why it may. Commands (cli, render, client) always may: each imports

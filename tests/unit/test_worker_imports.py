@@ -22,6 +22,7 @@ EXEC |= {"resource"}
 
 THIRD_PARTY = {
     "gunicorn.py": {"gunicorn", "gevent"},
+    "gunicorn_asgi.py": {"gunicorn"},
     "gunicorn_settings.py": {"gunicorn"},
     "uvicorn.py": {"uvicorn"},
     "uvicorn_server.py": {"uvicorn"},
