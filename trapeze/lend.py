@@ -9,6 +9,7 @@ prelude then sets the exact values. There is one thread, so nobody else is forke
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 from collections.abc import Iterator, Mapping
@@ -23,17 +24,24 @@ def lent(limits: Mapping[str, tuple[int, int]], nice: int | None) -> Iterator[No
     """Have what a child needs and we may give, until the end of the block.
 
     Raises:
-        OSError, ValueError: we may not give it either.
+        OSError: we may not give it either.
     """
     with contextlib.ExitStack() as undo:
         for name, (_soft, hard) in limits.items():
             number = limit_names()[name]
             ours = resource.getrlimit(number)
             if ours[1] != INFINITY and (hard == INFINITY or hard > ours[1]):
-                resource.setrlimit(number, (ours[0], hard))
+                _raise(name, number, (ours[0], hard))
                 undo.callback(resource.setrlimit, number, ours)
         before = os.getpriority(os.PRIO_PROCESS, 0)
         if nice is not None and nice < before:
             os.setpriority(os.PRIO_PROCESS, 0, nice)
             undo.callback(os.setpriority, os.PRIO_PROCESS, 0, before)
         yield
+
+
+def _raise(name: str, number: int, limits: tuple[int, int]) -> None:
+    try:
+        resource.setrlimit(number, limits)
+    except ValueError:  # how `resource` says EPERM
+        raise PermissionError(errno.EPERM, f"may not raise the limit {name} to {limits[1]}") from None

@@ -21,6 +21,8 @@ __all__ = ["Account", "account", "examine", "find_program"]
 
 _VARIABLE = re.compile(r"\{env:([^{}]*)\}")
 _NUMBER = re.compile(r"[0-9]{1,10}")
+_CAP_SYS_NICE = 23
+_CAP_SYS_RESOURCE = 24
 _NR_OPEN = "/proc/sys/fs/nr_open"
 
 
@@ -227,8 +229,8 @@ def _runs(path: str) -> bool:
 
 
 def _limits(spec: ServiceSpec) -> Iterator[_Found]:
-    """Only root may raise limits and lower niceness, and it lends them to the children of other users (see `lend`)."""
-    privileged = os.geteuid() == 0
+    """Who may raise limits and lower niceness also lends them to the children of other users (see `lend`)."""
+    privileged = capable(_CAP_SYS_RESOURCE)
     for name, (_soft, hard) in rlimit_pairs(spec).items():
         most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
         if privileged:
@@ -236,10 +238,17 @@ def _limits(spec: ServiceSpec) -> Iterator[_Found]:
         if most not in (INFINITY, resource.RLIM_INFINITY) and (hard == INFINITY or hard > most):
             hint = "lower it" if privileged else "lower it, or raise the hard limit that trapeze itself is started with"
             yield _Found(join("rlimits", name), f"{_limit(hard)} is above the hard limit of {most}", hint)
-    if spec.nice is not None and not privileged:
+    if spec.nice is not None and not capable(_CAP_SYS_NICE):
         least = min(20 - resource.getrlimit(resource.RLIMIT_NICE)[0], os.getpriority(os.PRIO_PROCESS, 0))
         if spec.nice < least:
             yield _Found("nice", f"only root can go below {least}, not to {spec.nice}")
+
+
+def capable(capability: int) -> bool:
+    """Have we this capability? Root in a container often lacks some, so the user's number says little."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        effective = next((line.split()[1] for line in file if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> capability & 1)
 
 
 def _limit(value: int) -> str:

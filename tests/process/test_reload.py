@@ -407,6 +407,36 @@ def test_bind_changes(site: Site) -> None:
     assert shop.server.stop() == 0
 
 
+def test_same_address_in_another_way(site: Site) -> None:
+    """Another spelling, name, backlog or mode of an address that we hold: no conflict with ourselves."""
+    path = site.directory / "x.sock"
+    shop = Shop(site, sockets='[sockets.x]\nbind = "127.0.0.1:0"', web='socket = ["web", "x"]')
+    (address,) = addresses(shop.server)["x"]
+
+    def reload(name: str, bind: str, more: str = "") -> None:
+        shop.configure(sockets=f"[sockets.{name}]\nbind = {bind}\n{more}", web=f'socket = ["web", "{name}"]')
+        done = shop.server.ctl("reload")
+        assert done.code == 0, done
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(f"http://{address}/").text == "one"
+
+    reload("x", f'["{address}", "unix:{path}"]')
+    inode = path.stat().st_ino
+    reload("x", f'["unix:{path}", "{address}"]')
+    assert path.stat().st_ino == inode
+    reload("x", f'["unix:{path}", "localhost:{port_of(address)}"]')
+    assert path.stat().st_ino == inode
+    reload("x", f'["unix:{path}", "{address}"]', 'mode = "0600"\nbacklog = 77')
+    assert path.stat().st_mode & 0o777 == 0o600
+    reload("y", f'["unix:{path}", "{address}"]', 'mode = "0660"')
+    assert path.stat().st_mode & 0o777 == 0o660
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+        assert client.get("http://localhost/").text == "one"
+    assert addresses(shop.server).keys() == {"web", "y"}
+    assert shop.server.stop() == 0
+    assert not path.exists()
+
+
 def test_old_address_is_open_while_it_is_used(site: Site) -> None:
     """Both are, while the old generation is not relieved yet."""
     gate = site.gate()

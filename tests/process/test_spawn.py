@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from tests.support.site import APPS, Site, run_command
-from tests.support.wait import until
 
 KINDS = ["plain", "shim", "worker"]
 """The three ways to start something: by setpriv, by our own prelude (a command with limits or sockets), an app."""
@@ -405,88 +404,6 @@ def test_shell(site: Site) -> None:
         """)
 
     assert wire.lines(2) == ["a", "b"]
-    assert server.stop() == 0
-
-
-# -- ending -----------------------------------------------------------------------------------------------------------
-
-
-def test_stop_signal(site: Site) -> None:
-    wire = site.wire()
-    server = site.up(f"""
-        [services.x]
-        command = {run_command("life.py", wire, "x", "signals=QUIT", "ignore")}
-        stop_signal = "QUIT"
-        stop_timeout = 0.2
-        """)
-    wire.line()
-    server.ready()
-
-    assert server.stop() == 0
-    assert wire.rest() == ["x got QUIT"]
-
-
-def test_stop_timeout_is_followed_by_kill(site: Site) -> None:
-    wire = site.wire()
-    server = site.up(f"""
-        [services.x]
-        command = {run_command("life.py", wire, "x", "ignore")}
-        stop_timeout = 0.2
-        """)
-    wire.line()
-    server.ready()
-
-    stopped = server.ctl("stop", "x")
-
-    assert stopped.code == 0, stopped
-    assert wire.rest() == ["x term"]
-    assert "still there 0.2 s after the stop signal" in stopped.err
-    assert server.stop() == 0
-    assert "killed by SIGKILL" in server.output
-
-
-@pytest.mark.parametrize("kill_group", [True, False])
-@pytest.mark.parametrize("how", ["child", "orphan"])
-def test_the_group_goes_with_its_leader(how: str, kill_group: bool, site: Site) -> None:
-    """Grandchildren that ignore SIGTERM do not outlive the service; with kill_group = false (the control) they do."""
-    wire = site.wire()
-    server = site.up(f"""
-        [services.x]
-        command = {run_command("life.py", wire, "x", how)}
-        kill_group = {"true" if kill_group else "false"}
-        """)
-    child = next(line for line in wire.lines(2) if line.startswith("x child"))
-    server.ready()
-
-    assert server.ctl("stop", "x").code == 0
-
-    if kill_group:
-        assert wire.rest() == ["x stop"], "the end of file: all have gone"
-    else:
-        assert wire.line() == "x stop"
-        assert wire.silent()
-        os.kill(int(child.split()[2]), signal.SIGKILL)
-        assert wire.rest() == []
-    assert server.stop() == 0
-
-
-def test_program_that_does_not_exist_any_more(site: Site) -> None:
-    """Preflight finds what is missing; what goes missing later is a start that failed, with the reason in words."""
-    script = site.write("program", "#!/bin/sh\nexec sleep 3600\n")
-    script.chmod(0o755)
-    server = site.up(f"""
-        [services.x]
-        command = "{script}"
-        restart = {{ intensity = 1, cap = 60 }}
-        """).ready()
-    server.expect_error("x")
-    script.unlink()
-    (pid,) = server.pids("x")
-
-    os.kill(pid, signal.SIGKILL)
-
-    failed = until(lambda: (found := server.service("x"))["status"] == "FAILED" and found)
-    assert failed["next_try"]
     assert server.stop() == 0
 
 

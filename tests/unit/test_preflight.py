@@ -29,6 +29,7 @@ def here(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def not_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if an ordinary user had started it, who is in no group but his own."""
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    monkeypatch.setattr(preflight, "capable", lambda capability: False)
     monkeypatch.setattr(os, "getegid", lambda: 4_000_000)
     monkeypatch.setattr(os, "getgroups", list)
 
@@ -232,7 +233,7 @@ def test_limits_of_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_root_raises_limits_up_to_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight, "capable", lambda capability: True)
     monkeypatch.setattr(resource, "getrlimit", lambda number: (100, 100))
     monkeypatch.setattr(preflight, "_NR_OPEN", str(here / "nr_open"))
     assert said(service(rlimits={"nofile": 2000}, nice=-20)) == []
@@ -246,7 +247,7 @@ def test_root_raises_limits_up_to_those_of_the_kernel(monkeypatch: pytest.Monkey
 
 
 def test_root_lends_limits_to_other_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight, "capable", lambda capability: True)
     monkeypatch.setattr(resource, "getrlimit", lambda number: (100, 100))
 
     assert said(service(rlimits={"nofile": 101}, user="3999999999", group="1")) == []
