@@ -14,6 +14,7 @@ import time
 from trapeze_backends.contract import Backend, Problem, StartError
 from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, last_line, make_config
 from trapeze_backends.installed import is_installed, version_of
+from trapeze_backends.quick import quick_import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class GunicornBackend(Backend):
 
     def prepare(self, job: Job) -> None:
         """Read the configuration; patch if the worker class is one of green threads."""
-        self.config = make_config(job)
+        with quick_import("importlib.metadata", "argparse"):
+            self.config = make_config(job)
         green = GREEN.get(self.config.settings["worker_class"].get())
         if green == "gevent":
             from gevent import monkey
@@ -63,7 +65,8 @@ class GunicornBackend(Backend):
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Serve until the worker class returns."""
         config = self.config
-        worker_class = self._worker_class(worker)
+        with quick_import("importlib.metadata", "argparse"):
+            worker_class = self._worker_class(worker)
         log = config.logger_class(config)
         adapted = _adapt(worker_class, worker)
         # Held until the end: older gevent workers take the number of the descriptor and not the object that owns it.

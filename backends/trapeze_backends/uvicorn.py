@@ -12,6 +12,7 @@ import sys
 
 from trapeze_backends.contract import Backend, Problem, StartError
 from trapeze_backends.installed import is_installed, version_of
+from trapeze_backends.quick import quick_import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,11 +77,13 @@ class UvicornBackend(Backend):
 
     def prepare(self, job: Job) -> None:
         """Import uvicorn without its command line, which costs as much as the rest of it."""
-        _import_uvicorn()
+        with quick_import("importlib.metadata"):
+            _import_uvicorn()
 
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Serve until SIGTERM, drain, run the app's lifespan shutdown."""
-        from trapeze_backends.uvicorn_server import make_server
+        with quick_import("importlib.metadata"):
+            from trapeze_backends.uvicorn_server import make_server
 
         try:
             server = make_server(app, sockets, worker)

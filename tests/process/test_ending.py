@@ -85,6 +85,6 @@ def test_program_that_does_not_exist_any_more(site: Site) -> None:
 
     os.kill(pid, signal.SIGKILL)
 
-    failed = until(lambda: (found := server.service("x"))["status"] == "FAILED" and found)
-    assert failed["next_try"]
+    until(lambda: server.service("x")["status"] == "FAILED", what="the failure")
+    assert server.service("x")["next_try"]
     assert server.stop() == 0

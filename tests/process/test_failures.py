@@ -15,7 +15,12 @@ from tests.support.wait import until
 
 def failed(server: Trapeze, name: str = "x") -> dict[str, Any]:
     """Wait until a service is FAILED."""
-    return until(lambda: server.door.exists() and (x := server.service(name))["status"] == "FAILED" and x)
+
+    def look() -> dict[str, Any]:
+        service = server.service(name) if server.door.exists() else {}
+        return service if service.get("status") == "FAILED" else {}
+
+    return until(look, what=f"{name} to be FAILED")
 
 
 def own_lines(server: Trapeze) -> list[str]:
@@ -102,7 +107,7 @@ def test_crash_shows_the_last_lines(site: Site) -> None:
     assert "the end is near" in shown
     assert "line 59" in shown
     assert "line 20" not in lines, "not all of it again"
-    service = until(lambda: (x := server.service("x"))["status"] == "RUNNING" and x)
+    service = server.ready().service("x")
     assert service["restarts"] == 1
     assert service["last_failure"] in ("worker 0 exited with status 3", "")
     events = server.ctl("events", "--json").out

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.server import ROOT, Trapeze
-from tests.support.site import APPS, Site, run_command
+from tests.support.server import ROOT, Trapeze, clean_environment
+from tests.support.site import Site, run_command
 from tests.support.wait import until
 
 TALKS = """
@@ -30,8 +30,7 @@ def talks(site: Site, wire: object, code: str) -> str:
     """A command that runs this code and then says "done" on the wire."""
     script = site.write("talks.py", TALKS)
     file = site.write(f"code{len(list(site.directory.iterdir()))}.py", code)
-    words = [sys.executable, "-S", "-E", str(script), str(wire), f"exec(open({str(file)!r}).read())"]
-    return str(words).replace("'", '"')
+    return json.dumps([sys.executable, "-S", "-E", str(script), str(wire), f"exec(open({str(file)!r}).read())"])
 
 
 def test_prefix_is_aligned(site: Site) -> None:
@@ -79,7 +78,7 @@ def test_long_line_and_split_characters_come_out_whole(site: Site) -> None:
     )
     server = site.up(f"[services.x]\ncommand = {talks(site, wire, code)}\n")
     wire.line()
-    until(lambda: "no newline" in server.ctl("logs", "x").out or server.door.exists())
+    server.ready()
 
     assert server.stop() == 0
 
@@ -133,8 +132,11 @@ def test_reader_has_gone(site: Site) -> None:
     os.mkfifo(f"{wire}.gate")
     server = site.up(
         f"[services.x]\ncommand = {talks(site, wire, code)}\n", prefix=["sh", "-c", f'exec "$@" >{fifo} 2>&1', "sh"]
-    ).ready()
-    os.close(reader)
+    )
+    try:
+        server.ready()
+    finally:
+        os.close(reader)
 
     with open(f"{wire}.gate", "w") as gate:
         gate.write("go\n")
@@ -217,8 +219,6 @@ def terminal() -> Iterator[Terminal]:
 
 def in_terminal(terminal: Terminal, site: Site, *args: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     """Run `trapeze ARGS` with this as its controlling terminal, in the foreground."""
-    from tests.support.server import clean_environment
-
     runtime = site.directory / "run"
     runtime.mkdir(mode=0o700, exist_ok=True)
     return subprocess.Popen(
@@ -297,4 +297,3 @@ def test_file_watch(site: Site) -> None:
     before = server.service()["generation"]
     until(lambda: answers("three"), timeout=20, what="the repaired code")
     assert server.stop() == 0
-    assert Path(APPS).exists()

@@ -150,8 +150,8 @@ def test_hangup_reloads(backend: str, site: Site) -> None:
 
     until(lambda: web.server.service()["generation"] == 2, what="the new generation")
     web.server.ready()
-    assert web.server.get("/generation").text == "2"
     until(lambda: not set(before) & set(web.server.pids()), what="the old ones to go")
+    assert web.server.get("/generation").text == "2"
     assert "reload web, asked by SIGHUP" in web.server.output
     assert web.server.stop() == 0
 

@@ -65,6 +65,10 @@ class Wire:
         lines, self._data = self._data.decode().splitlines(), b""
         return lines
 
+    def reopen(self) -> None:
+        """Use it again after `rest`."""
+        self._hold = os.open(self.path, os.O_WRONLY)
+
     def silent(self) -> bool:
         """Has nobody said anything more, and does somebody still hold it open? (Its last use, but for `rest`.)"""
         self._let_go()

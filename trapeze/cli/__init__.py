@@ -74,7 +74,8 @@ class LazyGroup(click.Group):
         """Run the verb; ^C and a reader that leaves (`| head`) end it without words."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is when descriptor 1 was closed
+                sys.stdout.flush()
             return result
         except KeyboardInterrupt:
             raise SystemExit(130) from None

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from facts import facts
+from facts import facts  # type: ignore[import-not-found]  # beside it, when it runs
 
 __all__ = ["asgi", "wsgi"]
 
