@@ -103,9 +103,10 @@ def load(
     check(config, problems)
     base = directory if path is None else os.path.dirname(path)
     config = resolve(config, base, directory, problems)
+    resolved = Resolved(config, dict(_origins(msgspec.to_builtins(config), origins)), path, base)
     if problems.found:
-        raise ConfigError(_in_order(problems.found, tree))
-    return Resolved(config, dict(_origins(msgspec.to_builtins(config), origins)), path, base)
+        raise ConfigError(_in_order(problems.found, tree), partial=resolved)
+    return resolved
 
 
 def _names(tree: Mapping[str, Any], section: str) -> set[str]:

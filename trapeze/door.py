@@ -8,6 +8,7 @@ is cancelled).
 from __future__ import annotations
 
 import asyncio
+import http
 import logging
 import select
 import socket
@@ -218,7 +219,7 @@ class Connection(asyncio.Protocol):
             self._send_whole(reply.status, reply.value, reply.headers, head=head)
             return
         headers = [("content-type", "application/x-ndjson"), *reply.headers]
-        self._send(h11.Response(status_code=reply.status, headers=headers))
+        self._send(h11.Response(status_code=reply.status, headers=headers, reason=_reason(reply.status)))
         if not head:
             async with aclosing(reply.lines) as lines:  # type: ignore[type-var]  # ours are generators
                 async for line in lines:
@@ -264,7 +265,7 @@ class Connection(asyncio.Protocol):
         fixed = [("content-type", "application/json"), ("content-length", str(len(body)))]
         if self._http.their_state not in (h11.DONE, h11.MUST_CLOSE):
             fixed.append(("connection", "close"))  # what follows cannot be told from the rest of this request
-        self._send(h11.Response(status_code=status, headers=[*fixed, *headers]))
+        self._send(h11.Response(status_code=status, headers=[*fixed, *headers], reason=_reason(status)))
         if not head:
             self._send(h11.Data(data=body))
         self._send(h11.EndOfMessage())
@@ -278,3 +279,11 @@ class Connection(asyncio.Protocol):
 def _socket_of(transport: asyncio.BaseTransport) -> socket.socket:
     found: socket.socket = transport.get_extra_info("socket")
     return found
+
+
+def _reason(status: int) -> bytes:
+    """The phrase after the number: nobody may rely on it, and everybody misses it."""
+    try:
+        return http.HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""

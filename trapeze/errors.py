@@ -63,7 +63,11 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.origin, self.path) if part)
         text = f"{where}: {self.reason}" if where else self.reason
-        return f"{text}, {self.hint}" if self.hint else text
+        if not self.hint:
+            return text
+        # A traceback stands below, indented; a few words follow on the line.
+        lines = self.hint.rstrip("\n").split("\n")
+        return f"{text}, {self.hint}" if len(lines) == 1 else "\n    ".join([text, *lines])
 
 
 class ConfigError(TrapezeError):
@@ -72,8 +76,10 @@ class ConfigError(TrapezeError):
     exit_code = 2
     code = "config"
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], *, partial: object = None) -> None:
+        """`partial`: the configuration (a `config.Resolved`) as far as it could be understood, to look for more."""
         self.problems = tuple(problems)
+        self.partial = partial
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

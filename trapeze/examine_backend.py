@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from trapeze.boot import BOOT
+from trapeze.boot import boot_words
 from trapeze.errors import ConfigError, Problem
 from trapeze.prelude import open_job, worker_package
 
@@ -70,7 +70,7 @@ def start_check(python: str, job: Mapping[str, object], **how: Any) -> Check:
     memfd = open_job(whole)
     try:
         return subprocess.Popen(
-            [python, "-c", BOOT, str(memfd), worker_package(), label],
+            boot_words(python, label, memfd, worker_package()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -18,7 +18,7 @@ from trapeze import __version__
 from trapeze.config import Resolved
 from trapeze.console import Console
 from trapeze.runtime import Claim
-from trapeze.signals import install
+from trapeze.signals import install, uninstall
 from trapeze.sockets import ListenSocket
 from trapeze.supervisor import Supervisor
 
@@ -98,6 +98,7 @@ async def _serve(
             claimed.release()
             await door.close()
     finally:
+        uninstall(loop)
         supervisor.close()
         console.flush()
         console.close()

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from trapeze.boot import BOOT
+from trapeze.boot import boot_words
 from trapeze.lend import lent
 from trapeze.output import Stream
 from trapeze.prelude import Launch, Listener, is_plain, job_of, open_job, plain_words, worker_package
@@ -176,7 +176,7 @@ class Child:
             self._notify, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             theirs.append(notify_fd := there.detach())
         theirs.append(job := open_job(job_of(launch, notify_fd)))
-        words = [launch.python, "-c", BOOT, str(job), worker_package(), launch.label]
+        words = boot_words(launch.python, launch.label, job, worker_package())
         return words, [fd for fd in (notify_fd, job) if fd is not None]
 
     def _open_datagram(self) -> str:
@@ -238,6 +238,9 @@ class Child:
         if self._pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self._pidfd, signum)
+                if signum == self._launch.stop_signal:
+                    # One that is stopped (SIGSTOP, a read from the terminal) takes no other signal until it goes on.
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
             except ProcessLookupError:
                 return
 

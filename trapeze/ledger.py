@@ -68,7 +68,9 @@ class Ledger:
             self.finished[process.index] = status
         elif not healthy:
             # Also an exit 0: a server that leaves at once, again and again, is a loop like any other.
-            self.history = restart.failed(self.history, now, policy, jitter)
+            # A pre_start command does what it does: it is not tried again and again.
+            final = process.role == "pre_start"
+            self.history = restart.failed(self.history, now, policy, jitter, final=final)
 
     def forgive(self, workers: Iterable[Process], now: float, policy: RestartSpec) -> None:
         """A process that came up after the last failure and stayed ready long enough makes up for all of them."""
@@ -85,8 +87,8 @@ class Ledger:
         return min((at + policy.healthy for at in _ready_since(workers) if at + policy.healthy > now), default=None)
 
     def whole(self) -> None:
-        """Everything that is wanted is so: the last failure is history, if it is forgiven."""
-        if self.history is restart.FRESH:
+        """Everything that is wanted is so: the last failure is history, unless it was one too many."""
+        if not self.history.exhausted:
             self.failure = ""
 
 

@@ -36,7 +36,7 @@ class Event(enum.Enum):
     """What can happen to one process."""
 
     READY = "READY"
-    """READY=1, a probe that answered, or a beat of one that is ready."""
+    """READY=1, or a probe that answered."""
     STOP = "STOP"
     """The planner wants it to leave."""
     LEAVING = "LEAVING"
@@ -46,7 +46,7 @@ class Event(enum.Enum):
     DEADLINE = "DEADLINE"
     """The state's deadline has passed."""
     FORCE = "FORCE"
-    """Somebody is out of patience: second INT, QUIT, `stop --now`."""
+    """Somebody is out of patience: second INT, QUIT, `shutdown --fast`."""
     EXIT = "EXIT"
     """The process was reaped."""
     SPAWN_FAILED = "SPAWN_FAILED"

@@ -12,7 +12,7 @@ from trapeze.addresses import Unix, parse
 from trapeze.config import Resolved
 from trapeze.envfile import OURS, service_environment
 from trapeze.errors import ConfigError, Problem
-from trapeze.limits import INFINITY, rlimit_pairs
+from trapeze.limits import INFINITY, limit_names, rlimit_pairs
 from trapeze.problems import join
 from trapeze.resolve import split
 from trapeze.spec import ServiceSpec, SocketSpec
@@ -232,7 +232,10 @@ def _limits(spec: ServiceSpec) -> Iterator[_Found]:
     """Who may raise limits and lower niceness also lends them to the children of other users (see `lend`)."""
     privileged = capable(_CAP_SYS_RESOURCE)
     for name, (_soft, hard) in rlimit_pairs(spec).items():
-        most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+        number = limit_names().get(name)
+        if number is None:
+            continue  # `config` has said so
+        most = resource.getrlimit(number)[1]
         if privileged:
             most = _most_files() if name == "nofile" else INFINITY
         if most not in (INFINITY, resource.RLIM_INFINITY) and (hard == INFINITY or hard > most):

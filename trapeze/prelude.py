@@ -21,6 +21,8 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from trapeze.boot import BOOT
+
 __all__ = ["ChildHandle", "Launch", "Listener", "is_plain", "job_of", "open_job", "plain_words", "worker_package"]
 
 
@@ -140,11 +142,10 @@ def job_of(launch: Launch, notify_fd: int | None) -> dict[str, object]:
 
 
 def open_job(job: Mapping[str, object]) -> int:
-    """Return a descriptor from which the child reads the Job: never argv or /tmp, which others may read."""
+    """Return a descriptor from which the child reads BOOT and the Job: never argv or /tmp, which others may read."""
     memfd = os.memfd_create("trapeze-job")
     try:
-        os.write(memfd, msgspec.json.encode(job))
-        os.lseek(memfd, 0, os.SEEK_SET)
+        os.write(memfd, BOOT.encode() + b"\0" + msgspec.json.encode(job))
     except BaseException:
         os.close(memfd)
         raise

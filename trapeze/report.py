@@ -67,6 +67,7 @@ def health(service: Service) -> Health:
         task=service.current.spec.is_task,
         done=bool(finished) and len(finished) >= count > 0 and not failed_task and want.enabled,
         frozen=service.frozen,
+        idle="stopped" if service.current.spec.enabled else "not enabled in the configuration",
     )
 
 

@@ -38,7 +38,7 @@ class History(Struct, frozen=True):
 FRESH = History()
 
 
-def failed(history: History, now: float, policy: RestartSpec, jitter: float) -> History:
+def failed(history: History, now: float, policy: RestartSpec, jitter: float, *, final: bool = False) -> History:
     """Return the history after one more failure at `now`.
 
     Args:
@@ -46,11 +46,12 @@ def failed(history: History, now: float, policy: RestartSpec, jitter: float) -> 
         now: monotonic seconds.
         policy: the service's restart policy.
         jitter: a random draw from [0, 1), passed in so that this stays pure.
+        final: there is no hope in trying again soon.
     """
     recent = (*(at for at in history.failures if now - at < policy.period), now)
     streak = history.streak + 1
     # Once given up, only health (`forgiven`) brings it back: a failure a minute must not look like a fresh start.
-    exhausted = history.exhausted or len(recent) >= policy.intensity
+    exhausted = final or history.exhausted or len(recent) >= policy.intensity
     wait = policy.cap if exhausted else _delay(streak, policy, jitter)
     return History(recent[-policy.intensity :], streak, now + wait, exhausted)
 

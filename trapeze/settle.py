@@ -15,7 +15,9 @@ async def settle(call: Call, ticket: Ticket, since: int) -> Reply:
     """Answer at once, or when what was asked for is so or has failed."""
     query: WriteQuery = call.query
     if query.wait is None:
-        return Reply(202, _answer(call.supervisor, ticket, settled=False, message=""))
+        return Reply(
+            202, _answer(call.supervisor, ticket, settled=False, message=call.supervisor.progress(ticket).message)
+        )
     if query.progress:
         return Reply(200, lines=_progress_lines(call.supervisor, ticket, query.wait, since))
     deadline = deadline_in(query.wait)

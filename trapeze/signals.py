@@ -9,7 +9,19 @@ from collections.abc import Callable
 from trapeze.errors import TrapezeError
 from trapeze.supervisor import Supervisor
 
-__all__ = ["install"]
+__all__ = ["install", "uninstall"]
+
+_HANDLED = (
+    signal.SIGHUP,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+)
 
 _ONE_WISH = 0.2
 """Seconds within which several signals are one: timeout(1), make and the terminal send it to us and to our group."""
@@ -51,6 +63,16 @@ def install(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
     }
     for signum, handler in handlers.items():
         loop.add_signal_handler(signum, handler)
+
+
+def uninstall(loop: asyncio.AbstractEventLoop) -> None:
+    """Hear nothing more: asyncio closes its wake-up descriptor before it takes the handlers away.
+
+    A signal in between (an orphan that has just died, an impatient ^C) would put a traceback at the end of the output.
+    """
+    for signum in _HANDLED:
+        loop.remove_signal_handler(signum)
+        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGCHLD else signal.SIG_IGN)
 
 
 async def _reload(supervisor: Supervisor) -> None:

@@ -154,6 +154,8 @@ class Health(NamedTuple):
     """A task whose processes have all exited 0."""
     frozen: str
     """A bug of ours, in words: the service is left alone."""
+    idle: str = "stopped"
+    """Why it is not wanted, where it is not."""
 
 
 def derive(h: Health) -> tuple[Status, str]:
@@ -168,7 +170,8 @@ def derive(h: Health) -> tuple[Status, str]:
         served = f", {h.ready_any} of {h.want} still ready" if h.ready_any else ""
         return Status.FAILED, f"{h.failure or 'gave up'}{served}"
     if h.waiting_for:
-        return Status.STARTING, f"waiting for {h.waiting_for}"
+        serving = f", {h.ready_any} ready" if h.ready_any else ""
+        return (Status.ROLLING if h.ready_any else Status.STARTING), f"waiting for {h.waiting_for}{serving}"
     if h.outdated:
         return Status.ROLLING, f"{h.ready} of {h.want} replaced"
     if h.ready >= h.want:
@@ -180,13 +183,13 @@ def _stopped(h: Health) -> tuple[Status, str]:
     left = h.ready_any + h.starting + h.leaving
     if left:
         return Status.STOPPING, f"{left} still to leave"
-    return Status.STOPPED, "not enabled" if not h.enabled else "scaled to 0"
+    return Status.STOPPED, h.idle if not h.enabled else "scaled to 0"
 
 
 def _short(h: Health) -> tuple[Status, str]:
     missing = f"{h.ready} of {h.want} ready"
     if h.failure:
         return Status.DEGRADED, f"{missing}, {h.failure}"
-    if h.ever_ready and h.ready and not h.starting:
+    if h.ever_ready and h.ready and not h.starting and not h.leaving:
         return Status.DEGRADED, missing
     return Status.STARTING, missing

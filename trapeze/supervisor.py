@@ -80,7 +80,17 @@ class Supervisor:
 
     def add(self, name: str) -> None:
         """Take up a service of the configuration."""
-        self.machine.add(Service(name, self.machine, self.make_generation(name, 1)))
+        leaving = self.services.get(name)
+        if leaving is None:
+            self.machine.add(Service(name, self.machine, self.make_generation(name, 1)))
+            return
+        # Taken out of the file and put back before it was gone: another object would not know what still runs.
+        generation = self.make_generation(name, leaving.top + 1)
+        leaving.adopt(generation)
+        leaving.waiting_for = tuple(generation.spec.after)
+        if generation.spec.enabled:
+            leaving.enable()
+        self.machine.add(leaving)
 
     def make_generation(self, name: str, number: int) -> Generation:
         """A generation of a service, from the present configuration."""
@@ -151,7 +161,8 @@ class Supervisor:
 
     def _ticket(self, verb: str, services: Collection[Service], who: str, detail: str = "") -> Ticket:
         names = ", ".join(service.name for service in services)
-        self.machine.chronicle.note(f"{verb} {names}{detail}, asked by {who}".replace("  ", " "))
+        verb_and_names = f"{verb} {names}" if names else verb
+        self.machine.chronicle.note(f"{verb_and_names}{detail}, asked by {who}")
         return Ticket(
             verb, self.machine.chronicle.log.revision, {service.name: service.want.generation for service in services}
         )
@@ -163,9 +174,13 @@ class Supervisor:
             ConfigError: it has problems; nothing has changed.
             BindError: a new socket cannot be had; nothing has changed.
             UnknownName: no such service.
+            TrapezeError: everything is stopping.
         """
         async with self._reloading:
             swap = await Swap.prepare(self, self.load, names)
+            if self.stopping:  # since we looked
+                swap.discard()
+                raise TrapezeError("everything is stopping: nothing is reloaded any more")
             touched = swap.apply()
             self._watch()
             return self._ticket("reload", touched, who)
@@ -191,7 +206,8 @@ class Supervisor:
         services = self._named(names)
         for service in services:
             if not service.want.enabled:
-                service.waiting_for = tuple(service.current.spec.after)
+                others = [self.services[other] for other in service.current.spec.after if other in self.services]
+                service.waiting_for = tuple(other.name for other in others if not report.is_up(other))
             service.enable()
         return self._ticket("start", services, who)
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from trapeze.config import Resolved, diff
-from trapeze.errors import ConfigError, UnknownName
+from trapeze.errors import ConfigError, Problem, UnknownName
 from trapeze.generation import Generation
 from trapeze.limits import parse_signal
 from trapeze.machine import Machine
@@ -80,6 +80,7 @@ class Swap:
             problems = await backend_problems(resolved, names)
         if problems:
             raise ConfigError(problems)
+        _refuse_fixed(supervisor.resolved, resolved)
         changes = diff(supervisor.resolved.config, resolved.config)
         rolling = _rolling(supervisor, resolved, names, {*changes.changed, *_moved(resolved, changes.sockets_changed)})
         fresh: dict[str, Sequence[ListenSocket]] = {}
@@ -91,6 +92,10 @@ class Swap:
             _close_fresh(supervisor, fresh)
             raise
         return cls(supervisor, resolved, {**kept, **fresh}, rolling, bool(names))
+
+    def discard(self) -> None:
+        """Close what was bound for it."""
+        _close_fresh(self._supervisor, self._sockets)
 
     def apply(self) -> list[Service]:
         """Want the new configuration. Return the services that were touched."""
@@ -119,6 +124,7 @@ class Swap:
             for process in self._supervisor.services[name].workers():
                 if process.live and process.handle is not None:
                     process.handle.send(signum)
+            self._supervisor.machine.chronicle.note(f"{name}: sent {spec.reload}", service=name)
 
 
 def _takes_signal(spec: ServiceSpec) -> int | None:
@@ -140,6 +146,15 @@ def _only(new: Resolved, old: Resolved, names: Sequence[str]) -> Resolved:
     return new._replace(config=replace(old.config, services=services, sockets=sockets))
 
 
+def _refuse_fixed(old: Resolved, new: Resolved) -> None:
+    """What belongs to the running instance cannot change under it; to accept and ignore it would be a lie."""
+    fixed = {"name": old.config.name != new.config.name, "control": old.config.control != new.config.control}
+    hint = "change it back, or restart the supervisor"
+    problems = [Problem(path, "cannot be changed by a reload", hint) for path, differs in fixed.items() if differs]
+    if problems:
+        raise ConfigError(problems)
+
+
 def _moved(resolved: Resolved, sockets: Sequence[str]) -> set[str]:
     """Services that accept on a socket whose section changed."""
     return {name for name, spec in resolved.config.services.items() if not set(sockets).isdisjoint(spec.sockets)}
@@ -153,7 +168,8 @@ def _rolling(supervisor: Running, resolved: Resolved, names: Sequence[str] | Non
     """
     if names:
         return list(names)
-    running = [name for name in resolved.config.services if name in supervisor.services]
+    # Not those that are only still leaving: they are taken up anew.
+    running = [name for name in resolved.config.services if name in supervisor.resolved.config.services]
     services = resolved.config.services
     return [n for n in running if n in changed or services[n].is_web or services[n].reload == "restart"]
 

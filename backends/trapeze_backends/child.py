@@ -45,13 +45,13 @@ def main(job_fd: int) -> NoReturn:
 
 
 def read_job(fd: int) -> Job:
-    """Read the whole job from the start of `fd` and close it."""
+    """Read the job from `fd` and close it. What stands before a NUL is the text that this interpreter began with."""
     size = os.fstat(fd).st_size
     text = b""
     while piece := os.pread(fd, max(size - len(text), 1), len(text)):
         text += piece
     os.close(fd)
-    return Job(loads(text.decode()))
+    return Job(loads(text.rpartition(b"\0")[2].decode()))
 
 
 def _leave(status: int) -> NoReturn:

@@ -84,8 +84,9 @@ def interface_of(worker_class: object) -> str | None:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error's text, or its kind when it has none."""
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    """Return the last line of an error's text that says something, or its kind when there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if any(letter.isalpha() for letter in line)]
+    return lines[-1] if lines else type(error).__name__
 
 
 def check_options(job: Job) -> list[Problem]:

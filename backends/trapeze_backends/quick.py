@@ -1,7 +1,7 @@
 """Importing a server without what it imports and does not use.
 
-gunicorn imports importlib.metadata (and with it zipfile, csv, email) and argparse for its command line, which does not run
-here: a third of the time between exec and the first request. They are put off until somebody uses them.
+gunicorn imports importlib.metadata (and with it zipfile, csv, email) and argparse for its command line, which does not
+run here: a third of the time between exec and the first request. They are put off until somebody uses them.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,21 @@ def test_stop_signal(site: Site) -> None:
 
     assert server.stop() == 0
     assert wire.rest() == ["x got QUIT"]
+
+
+def test_process_that_is_stopped_can_be_stopped(site: Site) -> None:
+    """SIGSTOP holds all other signals back but SIGKILL: it is let go on, so that it can leave in its own way."""
+    wire = site.wire()
+    server = site.up(f"[services.x]\ncommand = {run_command('life.py', wire, 'x')}\n").ready()
+    wire.line()
+    (pid,) = server.pids("x")
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", what="the stop")
+
+    assert server.ctl("stop", "x", "--wait", "10").code == 0
+
+    assert wire.rest() == ["x stop"]
+    assert server.stop() == 0
 
 
 def test_stop_timeout_is_followed_by_kill(site: Site) -> None:

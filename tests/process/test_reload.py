@@ -215,6 +215,30 @@ def test_services_come_and_go(site: Site) -> None:
     assert set(wire.rest()) == {"same stop", "new stop"}
 
 
+def test_service_comes_back_before_it_has_gone(site: Site) -> None:
+    """Out of the file and in again while the old one is still leaving: never two, and none is forgotten."""
+    wire, gate = site.wire(), site.gate()
+    side = f"[services.side]\ncommand = {run_command('life.py', wire, 'side', f'slow={gate}')}\n"
+    shop = Shop(site, side)
+    (old,) = shop.server.pids("side")
+    wire.line()
+    shop.configure()
+    assert shop.server.ctl("reload").code == 0
+    assert wire.line() == "side stop"
+    shop.configure(side)
+
+    assert shop.server.ctl("reload", "--no-wait").code == 0
+
+    assert shop.server.pids("side") == [old], "known, and not two of them"
+    gate.stay_open()
+    assert wire.line().startswith("side start")
+    shop.server.ready()
+    shop.alone()
+    assert shop.server.pids("side") != [old]
+    assert shop.server.stop() == 0
+    assert wire.rest() == ["side stop"]
+
+
 def test_side_service_whose_section_changed(site: Site) -> None:
     """Stops first and starts then: two at once are wrong."""
     wire = site.wire()

@@ -347,6 +347,31 @@ def test_stopped_while_stopping_one_service(site: Site) -> None:
     assert server.wait() == 0
 
 
+def test_stopped_in_the_middle_of_a_reload(site: Site) -> None:
+    """TERM while the new configuration is looked at: the reload is refused, and nothing of it is left behind."""
+    web = Web(site)
+    wire, gate = site.wire(), site.gate()
+    site.write("venv/pyvenv.cfg", "")
+    site.write("venv/bin/python", f"#!/bin/sh\necho check >{wire}\nread word <{gate}\necho '{{}}'\n").chmod(0o755)
+    path = site.directory / "new.sock"
+    text = site.file.read_text().replace("workers = 1", 'workers = 1\nvenv = "venv"')
+    site.write("trapeze.toml", f'[sockets.new]\nbind = "unix:{path}"\n[services.n]\ncommand = "sleep 9"\n{text}')
+    web.server.expect_error("reload refused")
+    web.server.signal(signal.SIGHUP)
+    assert wire.line() == "check"
+    request = web.request()
+
+    web.server.terminate()
+    until(lambda: web.server.status()["stopping"], what="the stop")
+    gate.open()
+
+    web.server.wait_output("reload refused, nothing changed: everything is stopping")
+    web.gate.open()
+    assert request.answer() == "through the gate"
+    assert web.server.wait() == 0
+    assert not path.exists()
+
+
 def test_group_of_the_terminal(site: Site) -> None:
     """A signal to the supervisor's process group does not reach its children: they are stopped in order."""
     wire, gate = site.wire(), site.gate()

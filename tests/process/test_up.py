@@ -225,7 +225,10 @@ def test_disabled_service_is_started_later(site: Site) -> None:
         """)
     assert wire.line().startswith("main start")
     server.ready()
-    assert (server.service("extra")["status"], server.service("extra")["why"]) == ("STOPPED", "not enabled")
+    assert (server.service("extra")["status"], server.service("extra")["why"]) == (
+        "STOPPED",
+        "not enabled in the configuration",
+    )
 
     started = server.ctl("start", "extra")
 

@@ -212,7 +212,7 @@ def test_app_in_another_environment_sees_nothing_of_ours(bare_venv: str, run_dir
     job = {"version": 1, "mode": "check", "app": "shop", "app_dir": str(run_dir), "import_app": True}
     os.write(fd, json.dumps(job).encode())
     done = subprocess.run(
-        [bare_venv, "-c", BOOT, str(fd), str(site), "x"], pass_fds=[fd], capture_output=True, text=True
+        [bare_venv, "-c", BOOT, "x", str(fd), str(site)], pass_fds=[fd], capture_output=True, text=True
     )
     os.close(fd)
     assert "RuntimeError: got here" in done.stdout, done

@@ -179,7 +179,7 @@ class WorkerProcess:
         try:
             with open(self.out, "wb") as out:
                 return subprocess.Popen(
-                    [self.python, "-c", BOOT, str(fd), str(ROOT / "backends"), "web[0]"],
+                    [self.python, "-c", BOOT, "web[0]", str(fd), str(ROOT / "backends")],
                     env={**environ, "GATE": str(self._gate.fileno())},
                     cwd=self.directory,
                     stdin=subprocess.DEVNULL,
@@ -303,7 +303,7 @@ def run_job(job: dict[str, Any], *, python: str = sys.executable, fds: Sequence[
     os.write(fd, json.dumps({"version": 1, "parent": os.getpid(), **job}).encode())
     try:
         done = subprocess.run(
-            [python, "-c", BOOT, str(fd), str(ROOT / "backends"), "job"],
+            [python, "-c", BOOT, "job", str(fd), str(ROOT / "backends")],
             pass_fds=[fd, *fds],
             capture_output=True,
             timeout=PATIENCE,

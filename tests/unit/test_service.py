@@ -209,7 +209,7 @@ def test_stop_and_start() -> None:
     assert host.service.gone
     host.go(1000.0)
     assert host.states() == []
-    assert status(host) == (Status.STOPPED, "not enabled")
+    assert status(host) == (Status.STOPPED, "stopped")
 
     host.service.enable()
     host.go()
@@ -337,13 +337,12 @@ def test_pre_start_runs_first_and_in_order() -> None:
 
 
 def test_pre_start_failure_counts() -> None:
-    """A step that fails is a start failure; it is tried again by the same policy."""
-    spec = ServiceSpec(app="shop:app", socket="web", pre_start="migrate", restart=RestartSpec(intensity=2))
+    """A step that fails is final: it is not run again and again, only once per cap."""
+    spec = ServiceSpec(app="shop:app", socket="web", pre_start="migrate", restart=RestartSpec(intensity=9, cap=30.0))
     host = FakeHost(spec)
     host.newest().exit(1)
-    host.go()
-    host.newest().exit(1)
-    host.go()
+    host.go(29.0)
+    assert host.children == {}
 
     assert status(host)[0] is Status.FAILED
     assert "pre_start 1 exited with status 1" in status(host)[1]
@@ -351,10 +350,9 @@ def test_pre_start_failure_counts() -> None:
 
 def test_pre_start_of_a_broken_reload() -> None:
     """A migration that fails on reload leaves the old generation alone."""
-    policy = RestartSpec(intensity=1)
-    host = FakeHost(ServiceSpec(app="shop:app", socket="web", restart=policy))
+    host = FakeHost(ServiceSpec(app="shop:app", socket="web"))
     host.all_ready()
-    host.service.adopt(host.make(ServiceSpec(app="shop:app", socket="web", pre_start="false", restart=policy), 2))
+    host.service.adopt(host.make(ServiceSpec(app="shop:app", socket="web", pre_start="false"), 2))
     host.go()
     host.newest().exit(1)
     host.go()

@@ -99,7 +99,7 @@ def test_bootstrap_shows_the_app_no_other_package() -> None:
 
     code = BOOT.replace("main(job)", "")
     script = f"{code}\nimport json\nprint(json.dumps([p for p in sys.path]))\nimport pytest"
-    run = [sys.executable, "-I", "-S", "-c", script, "0", str(PACKAGE.parent), "x"]
+    run = [sys.executable, "-I", "-S", "-c", script, "x", "0", str(PACKAGE.parent)]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert "No module named 'pytest'" in done.stderr
     assert str(PACKAGE.parent) not in done.stdout

@@ -24,6 +24,7 @@ _FLAGS = {
     "backend": "flag --backend",
     "app_dir": "flag --app-dir",
     "factory": "flag --factory",
+    "interface": "flag --interface",
     "venv": "flag --venv",
     "threads": "flag --threads",
     "access_log": "flag --access-log",
@@ -52,6 +53,7 @@ Examples:
 @click.option("--backend", metavar="NAME", help="auto, gunicorn, uvicorn, chaussette...; default auto.")
 @click.option("--app-dir", metavar="DIR", help="Import the app from here; default: the current directory.")
 @click.option("--factory", is_flag=True, default=None, help="APP is a function that makes the app.")
+@click.option("--interface", type=click.Choice(["auto", "wsgi", "asgi"]), help="What APP speaks; default: look at it.")
 @click.option("--venv", metavar="DIR", help="Virtual environment that runs the app.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads per worker.")
 @click.option("--access-log", is_flag=True, default=None, help="Log each request.")

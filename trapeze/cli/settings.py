@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -28,16 +29,17 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
     Exits with 2 if there is anything. Nothing is started, bound or changed.
     """
     problems: list[Problem] = []
-    resolved = None
+    resolved: object = None
     try:
         resolved = configuration.load(config_path(path), environ=os.environ)
-        problems = examine(resolved, import_app=import_app)
     except ConfigError as error:
-        problems = list(error.problems)
+        problems, resolved = list(error.problems), error.partial
+    if isinstance(resolved, Resolved):
+        problems += examine(resolved, problems, import_app=import_app)
     if as_json:
         found = [problem._asdict() for problem in problems]
         click.echo(msgspec.json.encode({"ok": not problems, "problems": found}))
-    elif problems or resolved is None:
+    elif problems or not isinstance(resolved, Resolved):
         for problem in problems:
             click.echo(str(problem))
     else:
@@ -45,16 +47,35 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
     return 2 if problems else 0
 
 
-def examine(resolved: Resolved, *, import_app: bool) -> list[Problem]:
-    """Ask the machine and, in their own interpreters, the backends."""
+def examine(resolved: Resolved, known: list[Problem], *, import_app: bool) -> list[Problem]:
+    """Ask the machine and, in their own interpreters, the backends; return what is wrong beside what is `known`.
+
+    A service with a mistake in one line is asked about its other lines too: all problems are to show at once.
+    """
     from trapeze import preflight, verify
 
-    found = preflight.examine(resolved)
-    if found:
-        return list(found)  # an interpreter or a user that does not exist cannot be asked
-    origin = os.path.relpath(resolved.path) if resolved.path else ""
-    problems = verify.end(verify.begin(resolved, import_app=import_app))
-    return [problem if problem.origin else problem._replace(origin=origin) for problem in problems]
+    found: list[Problem] = []
+    seen = {problem.path for problem in known}
+    for part in _parts(resolved):
+        # What is known to be wrong may stand in the way of asking.
+        with contextlib.suppress(*((ValueError, KeyError, TypeError, ConfigError) if known else ())):
+            found += [problem for problem in preflight.examine(part) if problem.path not in seen]
+        seen.update(problem.path for problem in found)
+    spoiled = {problem.path.split(".")[1] for problem in (*known, *found) if problem.path.startswith("services.")}
+    clean = [name for name in resolved.config.services if name not in spoiled]
+    if clean:
+        origin = os.path.relpath(resolved.path) if resolved.path else ""
+        problems = verify.end(verify.begin(resolved, clean, import_app=import_app))
+        found += [problem if problem.origin else problem._replace(origin=origin) for problem in problems]
+    return found
+
+
+def _parts(resolved: Resolved) -> Iterator[Resolved]:
+    """The sockets, then each service: so that one that cannot be asked about does not hide the others."""
+    config = resolved.config
+    yield resolved._replace(config=msgspec.structs.replace(config, services={}))
+    for name, spec in config.services.items():
+        yield resolved._replace(config=msgspec.structs.replace(config, services={name: spec}, sockets={}))
 
 
 def _counted(resolved: Resolved) -> str:
