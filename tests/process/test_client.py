@@ -255,7 +255,7 @@ def test_reload_that_takes_too_long(fake: FakeDoor) -> None:
 
 
 def test_no_wait(fake: FakeDoor) -> None:
-    assert run("reload", "web", "--no-wait") == (0, "web: generation 2, not waited for\n", "")
+    assert run("reload", "web", "--no-wait") == (0, "web: generation 2, 4 of 4 ready, not waited for\n", "")
 
 
 @pytest.mark.parametrize(
