@@ -88,6 +88,9 @@ class _Early:
 def _early_signals() -> Iterator[_Early]:
     early = _Early()
     before = {signum: signal.signal(signum, early.leave) for signum in (signal.SIGTERM, signal.SIGINT)}
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        # Nothing is there yet to reload or reopen; by default they would end us.
+        before[signum] = signal.signal(signum, lambda *_: None)
     try:
         yield early
     finally:

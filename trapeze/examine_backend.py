@@ -80,7 +80,8 @@ def start_check(python: str, job: Mapping[str, object], **how: Any) -> Check:
     except OSError as error:
         what = error.filename or python
         reason = f"cannot run {what}: {os.strerror(error.errno or 0).lower()}"
-        raise ConfigError([Problem(f"services.{whole['service']}.venv", reason)]) from None
+        field = "user" if how.get("user") is not None else "venv"
+        raise ConfigError([Problem(f"services.{whole['service']}.{field}", reason)]) from None
     finally:
         os.close(memfd)
 

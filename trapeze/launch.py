@@ -54,6 +54,11 @@ class Launcher:
     def _forget(self, child: Child) -> None:
         self.children.pop(child.pid, None)
 
+    def orphans(self) -> list[int]:
+        """Pids of the living that came to us because their parent ended; they have left their process group."""
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            return [pid for pid in map(int, file.read().split()) if pid not in self.children]
+
     def reap_strays(self) -> None:
         """Reap children that are not ours: orphans that came to us as subreaper or pid 1.
 
@@ -131,7 +136,7 @@ class Child:
                 pass_fds=(*launch.fds, *inherit),
                 # A group of its own, for `kill`, but not a session: each session is a scheduling group of its own where
                 # autogroup is on, and four workers that compete as groups lose a third of gunicorn's throughput.
-                process_group=None if launch.terminal else 0,
+                process_group=0 if self._own_group else None,
                 stdin=stdin,
                 stdout=outputs[0],
                 stderr=outputs[1],
@@ -145,6 +150,11 @@ class Child:
             self._popen.wait()
             raise
         ours.append(self._pidfd)
+
+    @property
+    def _own_group(self) -> bool:
+        """Who reads from our terminal has to be in its foreground group, which is ours: the kernel stops all others."""
+        return not (self._launch.terminal or (self._launch.stdin == 0 and os.isatty(0)))
 
     def _lent(self) -> contextlib.AbstractContextManager[None]:
         """Root lends a child of another user the limits that it cannot give itself."""
@@ -248,7 +258,7 @@ class Child:
         """SIGKILL to the whole group; without one of its own, to the process."""
         if self._pidfd < 0:
             return
-        if self._launch.terminal or not self._launch.kill_group:
+        if not self._own_group or not self._launch.kill_group:
             self.send(signal.SIGKILL)
             return
         try:

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import random
+import signal
 import traceback
 from collections.abc import Callable
 
@@ -166,6 +167,20 @@ class Machine:
     def reap_strays(self) -> None:
         """SIGCHLD: reap orphans that came to us."""
         self._launcher.reap_strays()
+
+    async def end_orphans(self, patience: float = 2.0) -> None:
+        """The last act: nothing is left behind, not even who made a session of its own. TERM, then KILL."""
+        self._launcher.reap_strays()
+        deadline = self._loop.time() + patience
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self._launcher.orphans():
+                # Its zombie is ours to reap, so the number cannot have gone to anybody else.
+                self.chronicle.note(f"orphan pid {pid} is still there: {signum.name}")
+                os.kill(pid, signum)
+            while self._launcher.orphans() and self._loop.time() < deadline:
+                await asyncio.sleep(0.02)
+                self._launcher.reap_strays()
+            deadline += 1.0
 
     def shutdown(self) -> None:
         """Stop everything, in order."""

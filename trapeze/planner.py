@@ -61,6 +61,8 @@ class Seen(Struct, frozen=True):
     """When the state was entered, monotonic seconds."""
     retire: bool = False
     """To be replaced although its generation is right (restart, recycling)."""
+    accepting: bool = False
+    """On its way out, but it has not said yet that it has heard so: a request may still go to it."""
 
 
 class Rules(NamedTuple):
@@ -198,7 +200,7 @@ def settled(view: Sequence[Seen], want: Want, finished: frozenset[int] = frozens
     live = [seen for seen in view if seen.state in LIVE]
     if not want.enabled or want.count == 0:
         return not live
-    if any(outdated(seen, want) for seen in live):
+    if any(outdated(seen, want) for seen in live) or any(seen.accepting for seen in view):
         return False
     ready = {seen.index for seen in live if seen.state is State.READY}
     return all(index in ready or index in finished for index in range(want.count))

@@ -53,6 +53,10 @@ class Process:
         """Somebody wants it replaced; the planner decides when."""
         self.asked = False
         """The planner asked it to leave."""
+        self.speaks = False
+        """It is a worker of ours, that says when it has taken note of its stop signal."""
+        self.heard_stop = False
+        """It has said so."""
         self.error: tuple[str, str, str] | None = None
         """Message, traceback and hint of a worker that could not start."""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -75,7 +79,8 @@ class Process:
 
     def seen(self) -> Seen:
         """The process as the planner sees it."""
-        return Seen(self.id, self.index, self.generation, self.state, self.since, self.retire)
+        accepting = self.state is State.STOPPING and self.speaks and not self.heard_stop
+        return Seen(self.id, self.index, self.generation, self.state, self.since, self.retire, accepting)
 
     def uptime(self, now: float) -> float:
         """Seconds since it became ready; 0 if it never did."""

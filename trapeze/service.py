@@ -122,8 +122,10 @@ class Service:
             self._apply(process, Event.EXTEND, extend=message.extend)
         if message.ready:
             self.became_ready(process)
-        if message.stopping and process.live:
-            self._apply(process, Event.LEAVING, "leaves of its own accord")
+        if message.stopping:
+            process.heard_stop = True
+            if process.live:
+                self._apply(process, Event.LEAVING, "leaves of its own accord")
         self.host.touched(self)
 
     def exited(self, process: Process, status: int) -> None:
@@ -245,6 +247,7 @@ class Service:
         process.pid = process.handle.pid
         self.host.changed(self, process, None)
         spec = generation.spec
+        process.speaks = worker and spec.app is not None
         if worker and spec.app is None:
             if spec.ready is None:
                 self.became_ready(process, "runs")

@@ -143,8 +143,9 @@ class Supervisor:
         return self.machine.stopping
 
     async def wait_finished(self) -> None:
-        """Return when everything has stopped."""
+        """Return when everything has stopped and nothing is left of it."""
         await self.machine.finished.wait()
+        await self.machine.end_orphans()
 
     def reap_strays(self) -> None:
         """SIGCHLD: reap orphans that came to us."""

@@ -86,7 +86,8 @@ class Swap:
         fresh: dict[str, Sequence[ListenSocket]] = {}
         kept = {name: held for name, held in supervisor.sockets.items() if name in resolved.config.sockets}
         try:
-            for name in (*changes.sockets_added, *changes.sockets_changed):
+            # Those that take over a path of ours come last: undone, they would take the path with them.
+            for name in sorted((*changes.sockets_added, *changes.sockets_changed), key=_replaces(supervisor, resolved)):
                 fresh[name] = _opened(supervisor, resolved, name)
         except BaseException:
             _close_fresh(supervisor, fresh)
@@ -102,10 +103,13 @@ class Swap:
         self._signal_unchanged()
         supervisor, resolved = self._supervisor, self._resolved
         changes = diff(supervisor.resolved.config, resolved.config)
-        made: dict[str, Generation] = {}
+        before = supervisor.resolved, supervisor.sockets
         supervisor.hold(resolved, self._sockets)
-        for name in self._rolling:
-            made[name] = supervisor.make_generation(name, supervisor.services[name].top + 1)
+        try:
+            made = {name: supervisor.make_generation(name, supervisor.services[name].top + 1) for name in self._rolling}
+        except BaseException:
+            supervisor.hold(*before)
+            raise
         for name, generation in made.items():
             supervisor.services[name].adopt(generation)
         for name in changes.removed:
@@ -153,6 +157,12 @@ def _refuse_fixed(old: Resolved, new: Resolved) -> None:
     problems = [Problem(path, "cannot be changed by a reload", hint) for path, differs in fixed.items() if differs]
     if problems:
         raise ConfigError(problems)
+
+
+def _replaces(supervisor: Running, resolved: Resolved) -> Callable[[str], bool]:
+    """A sort key: does the section name an address that we listen on already?"""
+    held = {socket.address for group in supervisor.sockets.values() for socket in group}
+    return lambda name: not held.isdisjoint(resolved.config.sockets[name].addresses)
 
 
 def _moved(resolved: Resolved, sockets: Sequence[str]) -> set[str]:

@@ -265,3 +265,19 @@ def test_what_a_dead_worker_left_in_its_group_goes_too(site: Site) -> None:
     assert again.keys() == {"start", "child"}
     until(lambda: not Path(f"/proc/{lines['child']}").exists(), what="the old child to go")
     assert server.stop() == 0
+
+
+def test_who_made_a_session_of_its_own_ends_with_us(site: Site) -> None:
+    """A grandchild that left the group outlives its parent, but not the supervisor that adopted it."""
+    wire = site.wire()
+    server = site.up(f"""
+        [services.escape]
+        command = "setsid sh -c 'echo away >{wire}; exec 9>{wire}; exec sleep 3600' & sleep 0; exec sleep 3600"
+        shell = true
+        """).ready()
+    assert wire.lines(1) == ["away"]
+
+    assert server.stop() == 0
+
+    assert list(wire.rest()) == []
+    assert "is still there: SIGTERM" in server.output

@@ -454,3 +454,20 @@ def test_slow_first_start_is_not_held_back() -> None:
     host.go(HEAD_START)
 
     assert len(host.states()) == 4
+
+
+def test_settled_when_the_old_one_has_heard() -> None:
+    """A worker that was asked to leave may accept until it says that it has heard so."""
+    host = FakeHost(ServiceSpec(app="shop:app", socket="web"))
+    host.all_ready()
+    old = host.newest()
+    host.service.adopt(host.make(ServiceSpec(app="shop:app", socket="web"), 2))
+    host.go()
+    host.newest().ready()
+    host.go()
+    assert host.states() == ["0.1 STOPPING", "0.2 READY"]
+    assert not host.service.is_settled()
+
+    old.listener.on_message(b"STOPPING=1")
+
+    assert host.service.is_settled()
