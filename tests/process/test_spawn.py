@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.site import APPS, Site, run_command
+from tests.support.site import APPS, Site, ignored_of, run_command
 
 KINDS = ["plain", "shim", "worker"]
 """The three ways to start something: by setpriv, by our own prelude (a command with limits or sockets), an app."""
@@ -149,7 +149,7 @@ def test_group_signals_and_death(kind: str, site: Site) -> None:
     assert found["death_signal"] == signal.SIGTERM
     assert int(found["blocked"], 16) == 0
     if kind != "worker":  # Python itself ignores these two; so does the program that reports, being Python
-        assert int(found["ignored"], 16) & ~_mask(signal.SIGPIPE, signal.SIGXFSZ) == 0
+        assert ignored_of(found["ignored"]) & ~_mask(signal.SIGPIPE, signal.SIGXFSZ) == 0
 
 
 def _mask(*signals: signal.Signals) -> int:
@@ -176,7 +176,7 @@ def test_commands_do_not_ignore_signals_that_python_does(site: Site) -> None:
         listeners=[listener],
     )
 
-    ignored = [int(line.split()[1], 16) for line in wire.lines(2)]
+    ignored = [ignored_of(line.split()[1]) for line in wire.lines(2)]
 
     assert ignored == [0, 0]
     assert server.stop() == 0

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from tests.support.server import Listener, Trapeze, listen_tcp
 from tests.support.wait import until
 
-__all__ = ["APPS", "Closable", "Gate", "Site", "Wire", "run_command"]
+__all__ = ["APPS", "Closable", "Gate", "Site", "Wire", "ignored_of", "run_command"]
 
 APPS = Path(__file__).parent / "apps"
 """Programs and apps that misbehave on purpose."""
@@ -188,3 +188,11 @@ class Site:
 def run_command(program: str, *words: object) -> str:
     """The command line of one of the programs in `apps`, quoted as the value of a key in TOML."""
     return json.dumps(shlex.join([sys.executable, "-S", "-E", str(APPS / program), *(str(word) for word in words)]))
+
+
+def ignored_of(mask: str) -> int:
+    """The signals that SigIgn in /proc/PID/status says are ignored, those of the C library (32 and 33) left out.
+
+    GNU make passes these two on as ignored, and no program can change that by ordinary means.
+    """
+    return int(mask, 16) & 0x7FFF_FFFF
