@@ -82,11 +82,11 @@ class UvicornBackend(Backend):
 
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Serve until SIGTERM, drain, run the app's lifespan shutdown."""
-        with quick_import("importlib.metadata"):
-            from trapeze_backends.uvicorn_server import make_server
-
         try:
-            server = make_server(app, sockets, worker)
+            with quick_import("importlib.metadata"):  # websockets imports it, for versions that are not releases
+                from trapeze_backends.uvicorn_server import make_server
+
+                server = make_server(app, sockets, worker)
         except (Exception, SystemExit) as error:  # its own errors of import by name have many bases
             raise StartError(f"options: uvicorn does not take them: {type(error).__name__}: {error}") from None
         for number in worker.graceful_signals | worker.fast_signals:
