@@ -62,7 +62,7 @@ def _fill_standard_descriptors() -> None:
 
 
 class _Early:
-    """Until the loop listens, SIGTERM and SIGINT end the start by an exception, so that what was opened is closed."""
+    """Until the loop listens, TERM, INT and QUIT end the start by an exception, so that what was opened is closed."""
 
     def __init__(self) -> None:
         self._postponed = False
@@ -70,7 +70,7 @@ class _Early:
 
     def leave(self, signum: int, _frame: object) -> None:
         """Obey at once, or at the end of `postponed`; a second signal must not disturb the undoing."""
-        first, self._code = self._code is None, 0 if signum == signal.SIGTERM else 130
+        first, self._code = self._code is None, 0
         if first and not self._postponed:
             raise SystemExit(self._code)
 
@@ -87,8 +87,8 @@ class _Early:
 @contextlib.contextmanager
 def _early_signals() -> Iterator[_Early]:
     early = _Early()
-    before = {signum: signal.signal(signum, early.leave) for signum in (signal.SIGTERM, signal.SIGINT)}
-    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    before = {signum: signal.signal(signum, early.leave) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
         # Nothing is there yet to reload or reopen; by default they would end us.
         before[signum] = signal.signal(signum, lambda *_: None)
     try:

@@ -119,7 +119,8 @@ class Chronicle:
 
     def line(self, service: Service, process: Process, stream: str, text: str, more: bool) -> None:
         """A line of a child's output."""
-        self._journal.append(LogLine(self._wall(), service.name, process.index, process.pid, stream, text, more))
+        index = process.index if process.role == "worker" else None
+        self._journal.append(LogLine(self._wall(), service.name, index, process.pid, stream, text, more))
 
     def _wall(self) -> float:
         return self._clock.wall(self._clock.now())

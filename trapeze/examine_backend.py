@@ -18,7 +18,7 @@ from trapeze.boot import boot_words
 from trapeze.errors import ConfigError, Problem
 from trapeze.prelude import open_job, worker_package
 
-__all__ = ["Check", "finish_check", "start_check"]
+__all__ = ["TIMEOUT", "Check", "finish_check", "read_answer", "start_check", "too_late"]
 
 Check = subprocess.Popen[bytes]
 
@@ -97,16 +97,26 @@ def finish_check(check: Check, timeout: float = TIMEOUT) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         check.kill()
         check.communicate()
-        return _failed(f"the check did not end within {timeout:g} s", "does the app do its work when it is imported?")
+        return too_late(timeout)
+    return read_answer(out, err.decode(errors="replace"), check.returncode)
+
+
+def read_answer(out: bytes, err: str, status: int) -> dict[str, Any]:
+    """Return what a check that has ended said; see `finish_check`."""
     # The app may print while it is imported: the answer is the last line.
     last = out.rstrip().rpartition(b"\n")[2]
     with contextlib.suppress(msgspec.DecodeError):
         answer = msgspec.json.decode(last)
         if isinstance(answer, dict):
             return {"backend": "", "version": "", "python": "", "problems": [], **answer}
-    words = err.decode(errors="replace").strip().splitlines()
-    ended = f"exit status {check.returncode}" if check.returncode >= 0 else f"signal {-check.returncode}"
+    words = err.strip().splitlines()
+    ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
     return _failed(f"the check failed with {ended}: {words[-1] if words else 'it said nothing'}", "")
+
+
+def too_late(timeout: float) -> dict[str, Any]:
+    """The answer of a check that did not end."""
+    return _failed(f"the check did not end within {timeout:g} s", "does the app do its work when it is imported?")
 
 
 def _failed(reason: str, hint: str) -> dict[str, Any]:

@@ -143,11 +143,15 @@ class Generation(Struct, frozen=True, kw_only=True):
 
     def launch_step(self, name: str, step: int) -> Launch:
         """How to run a pre_start command: as the service's user, in its directory, without its sockets."""
-        return self._launch(f"{name} pre_start", 0, argv=shlex.split(self.steps[step]), plain=True)
+        return self.launch_tool(name, "pre_start", shlex.split(self.steps[step]))
 
-    def launch_probe(self, name: str, command: str) -> Launch:
-        """How to run an `exec:` readiness probe."""
-        return self._launch(f"{name} probe", 0, argv=shlex.split(command), plain=True)
+    def launch_check(self, name: str) -> Launch:
+        """How to ask the worker's side what would go wrong."""
+        return self._launch(f"{name} check", 0, job=self.job(name, 0, mode="check"), plain=True)
+
+    def launch_tool(self, name: str, what: str, argv: Sequence[str]) -> Launch:
+        """How to run a program beside the service (a probe, a file watch): as its user, without its sockets."""
+        return self._launch(f"{name} {what}", 0, argv=argv, plain=True)
 
     def _launch(
         self,

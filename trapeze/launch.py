@@ -26,6 +26,8 @@ from trapeze.prelude import Launch, Listener, is_plain, job_of, open_job, plain_
 __all__ = ["Child", "Launcher"]
 
 _NOTIFY_LIMIT = 128 * 1024
+_LAST_MESSAGES = 100
+"""So many datagrams are read at the end of a child: who else knows its socket might send for ever."""
 
 
 class Launcher:
@@ -97,6 +99,8 @@ class Child:
         self._pidfd = -1
         self._streams: list[Stream] = []
         self._notify: socket.socket | None = None
+        self.unreachable = False
+        self._complaints: set[str] = set()
 
     def start(self) -> None:
         """Spawn; see `Launcher.spawn`."""
@@ -232,9 +236,12 @@ class Child:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 pid, uid = (int.from_bytes(data[at : at + 4], sys.byteorder) for at in (0, 4))
                 try:
-                    return os.getpgid(pid) == self.pid
+                    own = os.getpgid(pid) == self.pid
                 except OSError:
-                    return uid in (self._launch.user if self._launch.user is not None else os.geteuid(), 0)
+                    own = uid in (self._launch.user if self._launch.user is not None else os.geteuid(), 0)
+                if not own:
+                    self._complain(f"a notify message of pid {pid} was refused: it is not in this process group")
+                return own
         return False
 
     def _close_notify(self) -> None:
@@ -253,6 +260,15 @@ class Child:
                     signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
             except ProcessLookupError:
                 return
+            except PermissionError:
+                self._complain(f"pid {self.pid} runs as another user now: it may not be signalled")
+                self.unreachable = signum == signal.SIGKILL or self.unreachable
+
+    def _complain(self, text: str) -> None:
+        """Say something about the child among its own lines; once."""
+        if text not in self._complaints:
+            self._complaints.add(text)
+            self._listener.on_line("stderr", f"[trapeze] {text}", False)
 
     def kill(self) -> None:
         """SIGKILL to the whole group; without one of its own, to the process."""
@@ -277,7 +293,9 @@ class Child:
         if self._launch.kill_group:
             # The zombie still holds the pid, so the group cannot be another's: the last safe moment to clear it.
             self.kill()
-        while self._notify is not None and self._pending():
+        for _ in range(_LAST_MESSAGES):
+            if self._notify is None or not self._pending():
+                break
             self._read_notify()
         self._close_notify()
         for stream in self._streams:

@@ -95,7 +95,7 @@ class Machine:
         if process.outcome is Outcome.STOPPED or process.outcome is Outcome.DONE or self._quiet(service):
             return
         if self._is_fatal(service, process):
-            self._fail(service, process.error[2] if process.error else "")
+            self._fail(service, process)
         elif service.ledger.output and (service.name, process.generation) not in self.rollbacks:
             self.chronicle.last_words(service, process)
 
@@ -117,6 +117,7 @@ class Machine:
         """
         text = traceback.format_exc()
         service.frozen = text.strip().rsplit("\n", 1)[-1]
+        service.wake_at = None
         self.error = TrapezeError(f"internal error in service {service.name}: {service.frozen}")
         words = f"internal error, {service.name} is left as it is"
         self.chronicle.note(words, service=service.name, level="error", output=text.rstrip().split("\n"))
@@ -135,9 +136,10 @@ class Machine:
         given_up = report.judge(service)[0] is Status.FAILED
         return given_up and any(service.name in other.waiting_for for other in self.services.values())
 
-    def _fail(self, service: Service, hint: str) -> None:
-        text, output = f"{service.name}: {service.ledger.failure}", "\n".join(service.ledger.output)
-        self.error = StartFailed(text, hint=hint, output=output)
+    def _fail(self, service: Service, process: Process) -> None:
+        # A traceback comes by the notify channel and has not been seen; what was printed has.
+        _message, output, hint = process.error or ("", "", "")
+        self.error = StartFailed(f"{service.name}: {service.ledger.failure}", hint=hint, output=output.rstrip("\n"))
         self.chronicle.note(f"{service.name} failed at its first start", service=service.name, level="debug")
         service.disable()
         service.force()
@@ -155,6 +157,8 @@ class Machine:
         """Stop a service and forget it."""
         self.removed.add(name)
         self.services[name].disable()
+        if self.services[name].frozen:
+            self._stop_frozen(self.services[name])
 
     def _stop_frozen(self, service: Service) -> None:
         """The planner is out of order for this one: ask its processes to leave, and kill them when the time is up."""
@@ -212,7 +216,8 @@ class Machine:
         self._set_timer()
         self.chronicle.log.wake()
         gone = all(service.gone or service.frozen for service in self.services.values())
-        if self.stopping and gone and not self._launcher.children:
+        waited_for = [child for child in self._launcher.children.values() if not child.unreachable]
+        if self.stopping and gone and not waited_for:
             self.finished.set()
 
     def _react_one(self, service: Service) -> None:

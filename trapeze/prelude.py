@@ -75,6 +75,8 @@ class ChildHandle(Protocol):
     """What the machine may do with a child: the whole seam to the operating system."""
 
     pid: int
+    unreachable: bool
+    """It has become another user's, and not even SIGKILL may be sent: nobody can wait for it."""
 
     def send(self, signum: int) -> None:
         """Signal the process; nothing happens if it is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable
 
 from trapeze.launch import Launcher
@@ -41,7 +42,7 @@ def start_probe(
 
     async def run_exec(command: str) -> int:
         answer = _Answer(loop, service)
-        child = launcher.spawn(generation.launch_probe(service.name, command), answer)
+        child = launcher.spawn(generation.launch_tool(service.name, "probe", shlex.split(command)), answer)
         try:
             return await answer.status
         finally:
@@ -50,7 +51,9 @@ def start_probe(
     def say(text: str) -> None:
         process.said = text
 
-    probe = Probe.start(
-        ready, loop, on_ready=lambda: service.became_ready(process, f"{ready} answers"), on_note=say, run_exec=run_exec
-    )
+    def done() -> None:
+        process.said = ""
+        service.became_ready(process, f"{ready} answers")
+
+    probe = Probe.start(ready, loop, on_ready=done, on_note=say, run_exec=run_exec)
     return probe.cancel

@@ -150,6 +150,8 @@ def _part(ticket: Ticket, name: str, service: Service | None, rollbacks: Mapping
         good = service.want.generation
         why = f"generation {wanted} failed, generation {good} serves on: {rollbacks[name, wanted]}"
         return Progress(True, True, "rolled_back", why, service.ledger.output)
+    if service.frozen:
+        return Progress(True, True, "bug", why)
     if ticket.verb == "signal":
         return Progress(done=True, message="sent")
     if ticket.verb == "stop":

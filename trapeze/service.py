@@ -22,6 +22,10 @@ from trapeze.process import Process
 __all__ = ["Service"]
 
 
+_TAIL_WIDTH = 1000
+"""Characters of a line that are kept for a process's last words."""
+
+
 class Service:
     """One service. All methods are synchronous and called from the event loop's thread."""
 
@@ -190,7 +194,7 @@ class Service:
         limit = restart.may_spawn(self.ledger.history, now)
         starting = sum(process.state is State.STARTING for process in self.workers())
         if limit == 1 and starting:
-            limit = 0
+            return 0, None  # the end of the one that starts is what to wait for
         first = self.good is None and self.current.spec.app is not None
         if limit is None and first and not any(process.state is State.READY for process in self.workers()):
             return pace(starting, self.host.processors, now, self.begun)
@@ -294,8 +298,8 @@ class Service:
 
     @property
     def gone(self) -> bool:
-        """Nothing of it is left."""
-        return not self.processes
+        """Nothing of it is left that we could wait for."""
+        return all(process.handle is not None and process.handle.unreachable for process in self.processes.values())
 
     def retained(self) -> Sequence[Generation]:
         """The generations it still refers to."""
@@ -308,9 +312,13 @@ class _Ear:
     def __init__(self, service: Service, process: Process) -> None:
         self._service = service
         self._process = process
+        self._inside = False
+        """The line that came last goes on."""
 
     def on_line(self, stream: str, text: str, more: bool) -> None:
-        self._process.tail.append(text)
+        if not self._inside:
+            self._process.tail.append(text if len(text) <= _TAIL_WIDTH else f"{text[:_TAIL_WIDTH]} [...]")
+        self._inside = more
         self._service.host.line(self._service, self._process, stream, text, more)
 
     def on_message(self, datagram: bytes) -> None:

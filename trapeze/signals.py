@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import traceback
 from collections.abc import Callable
 
 from trapeze.errors import TrapezeError
@@ -80,6 +81,9 @@ async def _reload(supervisor: Supervisor) -> None:
         await supervisor.reload(None, "SIGHUP")
     except TrapezeError as error:
         supervisor.machine.chronicle.note(f"reload refused, nothing changed: {error.render()}", level="error")
+    except Exception:
+        output = traceback.format_exc().rstrip().split("\n")
+        supervisor.machine.chronicle.note("internal error in a reload", level="error", output=output)
 
 
 def _scale(supervisor: Supervisor, name: str, delta: int) -> None:

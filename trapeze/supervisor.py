@@ -71,12 +71,14 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Have a file watch for each service that wants one, and for no other."""
-        wanted = {name: spec for name, spec in self.resolved.config.services.items() if spec.watch}
-        for name in self._watches.keys() - wanted.keys():
+        wanted = {name for name, spec in self.resolved.config.services.items() if spec.watch}
+        for name in self._watches.keys() - wanted:
             self._watches.pop(name).close()
-        for name in wanted.keys() - self._watches.keys():
-            directory = wanted[name].app_dir or wanted[name].cwd or self.resolved.directory
-            self._watches[name] = Watch(self.machine, name, directory, self.reload)
+        for name in wanted - self._watches.keys():
+            try:
+                self._watches[name] = Watch(self.machine, name, self.services[name].current, self.reload)
+            except OSError as error:
+                self.machine.chronicle.note(f"{name}: cannot watch for changes: {error}", service=name, level="error")
 
     def add(self, name: str) -> None:
         """Take up a service of the configuration."""
@@ -120,6 +122,10 @@ class Supervisor:
         for unused in self._open - used:
             unused.close()
             self._open.discard(unused)
+        for held in self._open:
+            # The flag belongs to all who share the socket: one program that clears it would freeze the others.
+            if held.assert_nonblocking():
+                self.machine.chronicle.note(f"socket {held.name}: O_NONBLOCK was cleared by a worker; set again")
 
     def close(self) -> None:
         """Close every listening socket: the last thing that happens."""

@@ -77,7 +77,7 @@ class Swap:
             resolved = _only(resolved, supervisor.resolved, names)
         problems = examine(resolved)
         if not problems:
-            problems = await backend_problems(resolved, names)
+            problems = await backend_problems(supervisor.machine.spawn, resolved, names)
         if problems:
             raise ConfigError(problems)
         _refuse_fixed(supervisor.resolved, resolved)
@@ -176,10 +176,11 @@ def _rolling(supervisor: Running, resolved: Resolved, names: Sequence[str] | Non
     Without names: web services always (their code may be new), side services only if their section changed: Redis is
     never bounced by a deploy.
     """
-    if names:
-        return list(names)
     # Not those that are only still leaving: they are taken up anew.
     running = [name for name in resolved.config.services if name in supervisor.resolved.config.services]
+    if names:
+        # And those that share a socket whose section changed: they would go on accepting where nobody comes any more.
+        return [*names, *(name for name in running if name in changed and name not in names)]
     services = resolved.config.services
     return [n for n in running if n in changed or services[n].is_web or services[n].reload == "restart"]
 

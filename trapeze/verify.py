@@ -5,18 +5,25 @@ One interpreter per web app is asked, all at the same time, as the user that the
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from trapeze.config import Resolved
-from trapeze.errors import Problem
-from trapeze.examine_backend import finish_check, start_check
+from trapeze.errors import ConfigError, Problem
+from trapeze.examine_backend import TIMEOUT, finish_check, read_answer, start_check, too_late
 from trapeze.generation import Generation
+from trapeze.prelude import ChildHandle, Launch, Listener
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["backend_problems", "begin", "end"]
 
 Running = dict[str, "subprocess.Popen[bytes]"]
+Spawn = Callable[[Launch, Listener], ChildHandle]
+_KEPT = 256 * 1024
+"""Characters of a check's output that are kept."""
 
 
 def begin(resolved: Resolved, names: Sequence[str] | None = None, *, import_app: bool = False) -> Running:
@@ -53,31 +60,69 @@ def cancel(running: Running) -> None:
 
 def end(running: Running) -> list[Problem]:
     """Wait for the checks; return what they found."""
-    problems: list[Problem] = []
-    for name, popen in running.items():
-        answer = finish_check(popen)
-        for found in answer.get("problems", []):
-            problems.append(Problem(f"services.{name}.{found['field']}", found["reason"], found.get("hint", "")))
-    return problems
+    return [problem for name, popen in running.items() for problem in _problems(name, finish_check(popen))]
 
 
-async def backend_problems(resolved: Resolved, names: Sequence[str] | None = None) -> list[Problem]:
-    """`begin` and `end` for the event loop, which goes on meanwhile."""
+def _problems(name: str, answer: Mapping[str, Any]) -> Iterator[Problem]:
+    for found in answer.get("problems", []):
+        yield Problem(f"services.{name}.{found['field']}", found["reason"], found.get("hint", ""))
+
+
+async def backend_problems(spawn: Spawn, resolved: Resolved, names: Sequence[str] | None = None) -> list[Problem]:
+    """The same while the supervisor runs: the checks are children like all others, read, timed and reaped by it.
+
+    Args:
+        spawn: the launcher's.
+        resolved: the configuration.
+        names: only these services; None for all.
+    """
     import asyncio
 
     loop = asyncio.get_running_loop()
-    running = begin(resolved, names)
+    answers: dict[str, _Answer] = {}
+    children: list[ChildHandle] = []
     try:
-        for popen in running.values():
-            pidfd = os.pidfd_open(popen.pid)
-            dead = asyncio.Event()
-            loop.add_reader(pidfd, dead.set)
-            try:
-                await dead.wait()
-            finally:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
-    except BaseException:
-        cancel(running)
-        raise
-    return end(running)
+        for name, launch in _launches(resolved, names):
+            answers[name] = _Answer(loop.create_future())
+            children.append(spawn(launch, answers[name]))
+        if answers:
+            await asyncio.wait([answer.status for answer in answers.values()], timeout=TIMEOUT)
+    except OSError as error:
+        raise ConfigError([Problem("", f"the check cannot be started: {error}")]) from None
+    finally:
+        for child in children:
+            child.kill()
+    return [problem for name, answer in answers.items() for problem in _problems(name, answer.read())]
+
+
+def _launches(resolved: Resolved, names: Sequence[str] | None) -> Iterator[tuple[str, Launch]]:
+    for name, spec in resolved.config.services.items():
+        if spec.app is not None and (not names or name in names):
+            made = Generation.make(0, name, spec, dict.fromkeys(spec.sockets, ()), resolved.directory)
+            yield name, made.launch_check(name)
+
+
+class _Answer:
+    """Listens to one check."""
+
+    def __init__(self, status: asyncio.Future[int]) -> None:
+        self.status = status
+        self._text = {"stdout": "", "stderr": ""}
+
+    def on_line(self, stream: str, text: str, more: bool) -> None:
+        # The end is what counts; an app that prints without end while it is imported must not fill our memory.
+        self._text[stream] = (self._text[stream] + text + ("" if more else "\n"))[-_KEPT:]
+
+    def on_message(self, datagram: bytes) -> None:
+        """A check has nothing to notify."""
+
+    def on_exit(self, status: int) -> None:
+        if not self.status.done():
+            self.status.set_result(status)
+
+    def read(self) -> dict[str, Any]:
+        """What it said."""
+        if not self.status.done():
+            self.status.cancel()
+            return too_late(TIMEOUT)
+        return read_answer(self._text["stdout"].encode(), self._text["stderr"], self.status.result())

@@ -5,33 +5,47 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 
 from trapeze.errors import TrapezeError
+from trapeze.generation import Generation
 from trapeze.machine import Machine
-from trapeze.prelude import ChildHandle, Launch
+from trapeze.prelude import ChildHandle
 
 __all__ = ["Watch"]
+
+
+def _words(directory: str) -> list[str]:
+    """The command line of the watcher. -I: nothing in the app's directory may pass for a module of ours or Python's."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = "import sys; sys.path.append(sys.argv[1]); from trapeze.watcher import main; main(sys.argv[2:])"
+    return [sys.executable, "-I", "-c", code, root, directory]
 
 
 class Watch:
     """Watches the directory of one service, with a child process; reloads the service when something changes."""
 
     def __init__(
-        self, machine: Machine, service: str, directory: str, reload: Callable[[list[str], str], Awaitable[object]]
+        self,
+        machine: Machine,
+        service: str,
+        generation: Generation,
+        reload: Callable[[list[str], str], Awaitable[object]],
     ) -> None:
-        """Start watching `directory`; `reload` is the supervisor's verb."""
+        """Start watching the directory of the app; `reload` is the supervisor's verb.
+
+        Raises:
+            OSError: the watcher cannot be started.
+        """
+        directory = generation.spec.app_dir or generation.spec.cwd or generation.directory
         self._machine = machine
         self._service = service
         self._reload_verb = reload
         self._reloading: asyncio.Task[None] | None = None
         self._again = False
         self._closed = False
-        argv = [sys.executable, "-m", "trapeze.watcher", directory]
-        # Where we were imported from, for a checkout that is not installed.
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        launch = Launch(label=f"{service} watch", argv=argv, env={**os.environ, "PYTHONPATH": path}, cwd=directory)
-        self._child: ChildHandle = machine.spawn(launch, self)
+        self._child: ChildHandle = machine.spawn(generation.launch_tool(service, "watch", _words(directory)), self)
         machine.chronicle.note(f"{service}: watching {directory} for changes", service=service)
 
     def on_line(self, stream: str, text: str, more: bool) -> None:
@@ -64,6 +78,9 @@ class Watch:
                 except TrapezeError as error:
                     text = f"reload refused: {error.render()}"
                     self._machine.chronicle.note(text, service=self._service, level="error")
+                except Exception:
+                    output = traceback.format_exc().rstrip().split("\n")
+                    self._machine.chronicle.note("internal error in a reload", level="error", output=output)
                 if not self._again:
                     return
         finally:

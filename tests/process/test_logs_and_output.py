@@ -276,6 +276,7 @@ def test_file_watch(site: Site) -> None:
     listener = site.tcp()
     body = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [{}]\n"
     site.write("shop.py", body.format(b"one"))
+    site.write("watchfiles.py", "raise SystemExit('the watch must not import what the app has beside it')\n")
     server: Trapeze = site.serve("shop", "--reload", listeners=[listener]).ready()
     server.wait_output("watching .* for changes")
     assert server.get("/").text == "one"

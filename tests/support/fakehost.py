@@ -24,6 +24,7 @@ class FakeChild:
     launch: Launch
     listener: Listener
     signals: list[int] = field(default_factory=list)
+    unreachable: bool = False
 
     def send(self, signum: int) -> None:
         self.signals.append(signum)

@@ -471,3 +471,29 @@ def test_settled_when_the_old_one_has_heard() -> None:
     old.listener.on_message(b"STOPPING=1")
 
     assert host.service.is_settled()
+
+
+def test_single_try_is_not_asked_about_again_and_again() -> None:
+    """While the one try of a FAILED service starts, its end is what to wait for: no timer in the past, no busy loop."""
+    policy = RestartSpec(intensity=1, cap=1.0)
+    spec = ServiceSpec(app="shop:app", socket="web", workers=2, restart=policy, start_timeout=60.0)
+    host = FakeHost(spec)
+    for child in list(host.children.values()):
+        child.exit(3)
+    host.go()
+    host.go(1.0)
+    assert host.states() == ["0.1 STARTING"]
+
+    assert host.service.wake_at == pytest.approx(host.clock + 60.0)
+
+
+def test_last_words_are_bounded() -> None:
+    """Lines of a megabyte are kept by their beginning; the pieces of a longer one count once."""
+    host = FakeHost(ServiceSpec(command="noisy"))
+    child = host.newest()
+    child.listener.on_line("stdout", "x" * 1_000_000, True)
+    child.listener.on_line("stdout", "x" * 1_000_000, False)
+    child.listener.on_line("stderr", "last", False)
+    (process,) = host.service.workers()
+
+    assert [len(line) for line in process.tail] == [1006, 4]
