@@ -81,8 +81,24 @@ MUTANTS = [
         "if want.count == 0:\n        why",
     ),
     Mutant(
-        "planner", "settled while an old one accepts", "if any(outdated(seen, want) for seen in live):", "if False:"
+        "planner",
+        "settled while an old one accepts",
+        "if any(outdated(seen, want) for seen in live) or any(seen.accepting for seen in view):",
+        "if any(seen.accepting for seen in view):",
     ),
+    Mutant(
+        "planner",
+        "settled before the old one has heard",
+        "or any(seen.accepting for seen in view):",
+        "or False:",
+    ),
+    Mutant(
+        "planner",
+        "the first workers are not paced",
+        "return max(0, processors - starting)",
+        "return max(0, 99 - starting)",
+    ),
+    Mutant("planner", "pacing never ends", "if begun is not None and now >= begun + HEAD_START:", "if False:"),
     Mutant(
         "planner",
         "settled before all are ready",
@@ -154,7 +170,8 @@ MUTANTS = [
         "len(recent) > policy.intensity",
     ),
     Mutant("restart", "old failures count for ever", "if now - at < policy.period", "if True"),
-    Mutant("restart", "FAILED heals by waiting", "exhausted = history.exhausted or ", "exhausted = "),
+    Mutant("restart", "FAILED heals by waiting", "final or history.exhausted or ", "final or "),
+    Mutant("restart", "a pre_start step is tried again", "final or history.exhausted or ", "history.exhausted or "),
     Mutant("restart", "the first failure waits", "if streak <= 1:", "if streak <= 0:"),
     Mutant(
         "restart",

@@ -10,7 +10,21 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from trapeze.lifecycle import LIVE, State
-from trapeze.planner import Gate, Plan, Prepare, Rules, Seen, Spawn, Stop, Want, outdated, plan, settled
+from trapeze.planner import (
+    HEAD_START,
+    Gate,
+    Plan,
+    Prepare,
+    Rules,
+    Seen,
+    Spawn,
+    Stop,
+    Want,
+    outdated,
+    pace,
+    plan,
+    settled,
+)
 
 R, S, X, K = State.READY, State.STARTING, State.STOPPING, State.KILLING
 
@@ -183,6 +197,23 @@ def test_settled() -> None:
     assert settled(seen(X), Want(2, 1, enabled=False))
     assert not settled(seen(R), Want(2, 1, enabled=False))
     assert not settled(seen(R), Want(0, 1))
+
+
+def test_settled_waits_for_the_old_one_to_hear() -> None:
+    """A worker that was asked to leave and has not said that it has heard may still be given a request."""
+    deaf = Seen(9, 0, 0, X, 0.0, accepting=True)
+
+    assert not settled([*seen(R, R), deaf], Want(2, 1))
+    assert settled([*seen(R, R), replace(deaf, accepting=False)], Want(2, 1))
+
+
+def test_pace() -> None:
+    """As many as there are processors, until the head start is over."""
+    assert pace(0, 2, 5.0, None) == (2, None)
+    assert pace(2, 2, 5.0, 5.0) == (0, 5.0 + HEAD_START)
+    assert pace(1, 2, 5.0, 5.0) == (1, 5.0 + HEAD_START)
+    assert pace(3, 2, 5.0, 5.0) == (0, 5.0 + HEAD_START)
+    assert pace(2, 2, 5.0 + HEAD_START, 5.0) == (None, None)
 
 
 # ---- properties ----

@@ -114,3 +114,11 @@ def test_a_night_of_failures_does_not_overflow() -> None:
 
     assert not history.exhausted
     assert history.not_before <= 1099 * 100.0 + POLICY.cap
+
+
+def test_what_is_final_is_not_tried_again_soon() -> None:
+    """One failure is enough where trying again is pointless; then once per cap."""
+    history = failed(FRESH, 7.0, POLICY, 0.0, final=True)
+
+    assert history.exhausted
+    assert history.not_before == 7.0 + POLICY.cap
