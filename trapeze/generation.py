@@ -193,7 +193,7 @@ class Generation(Struct, frozen=True, kw_only=True):
         """The command line with {index} and {env:NAME} filled in; {fd:NAME} is, where the numbers are known."""
         command = self.spec.command
         if self.spec.shell:
-            words = ["/bin/sh", "-c", str(command)]
+            words = ["/bin/sh", "-c", _exec(str(command))]
         else:
             words = shlex.split(command) if isinstance(command, str) else list(command or [])
         return [_filled(word, index, self.env) for word in words]
@@ -237,6 +237,26 @@ class Generation(Struct, frozen=True, kw_only=True):
             "reload": spec.watch,
             "rlimits": rlimit_pairs(spec),
         }
+
+
+_SIMPLE = re.compile(r"[^;&|<>(){}`\n]*")
+_PLACEHOLDER = re.compile(r"\{(?:index|env:\w+|fd:[\w.:-]+)\}")
+_SHELL_WORDS = frozenset({"!", ".", "[", "case", "cd", "eval", "exec", "export", "for", "if", "set", "test", "time"})
+_SHELL_WORDS |= {"trap", "ulimit", "umask", "until", "while"}
+
+
+def _exec(command: str) -> str:
+    """Let a simple command take the place of the shell: the stop signal and LISTEN_PID are for the program.
+
+    dash forks even for a single command and does not pass signals on. Anything with more than one command in it stays
+    as it is: its author decides where `exec` belongs.
+    """
+    words = command.split(maxsplit=1)
+    if not words or words[0] in _SHELL_WORDS or "=" in words[0]:
+        return command
+    if not _SIMPLE.fullmatch(_PLACEHOLDER.sub("", command)):
+        return command
+    return f"exec {command}"
 
 
 _HOLE = re.compile(r"\{(index|env:([A-Za-z_][A-Za-z0-9_]*))\}")

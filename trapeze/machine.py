@@ -46,6 +46,8 @@ class Machine:
         self.stopping = False
         self.finished = asyncio.Event()
         """Everything has stopped."""
+        self.at_shutdown: list[Callable[[], None]] = []
+        """Called once, when everything is to stop: for what is not a service and has to go too."""
         self.removed: set[str] = set()
         """Services that are forgotten once they are gone."""
         self.started = clock.now()
@@ -87,8 +89,13 @@ class Machine:
         self.schedule()
 
     def changed(self, service: Service, process: Process, before: State | None) -> None:
-        """Write down a change of a process."""
-        self.chronicle.process(service, process, before, quiet=self._quiet(service))
+        """Write down a change of a process; an end that ends everything is said by the error it becomes."""
+        fatal = (
+            process.outcome is Outcome.START_FAILED
+            and service.current.spec.app is not None
+            and self._is_fatal(service, process)
+        )
+        self.chronicle.process(service, process, before, quiet=fatal or self._quiet(service))
 
     def ended(self, service: Service, process: Process) -> None:
         """A process was reaped: say the last words of one that failed; a first start that failed ends everything."""
@@ -189,10 +196,12 @@ class Machine:
     def shutdown(self) -> None:
         """Stop everything, in order."""
         if not self.stopping:
+            self.stopping = True
+            for call in self.at_shutdown:
+                call()
             for service in self.services.values():
                 if service.frozen:
                     self._stop_frozen(service)
-        self.stopping = True
         self._touched.update(self.services)
         self.schedule()
 

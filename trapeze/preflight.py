@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import resource
+import sys
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trapeze.addresses import Unix, parse
 from trapeze.config import Resolved
@@ -141,6 +142,7 @@ def _service(spec: ServiceSpec, directory: str, environ: Mapping[str, str]) -> I
     if env is not None:
         yield from _programs(spec, spec.cwd or directory, env)
     yield from _limits(spec)
+    yield from _prelude(spec)
 
 
 def _credentials(spec: ServiceSpec) -> Iterator[_Found]:
@@ -185,6 +187,23 @@ def _programs(spec: ServiceSpec, cwd: str, env: Mapping[str, str]) -> Iterator[_
         program = _VARIABLE.sub(lambda match: env.get(match[1], ""), words[0])
         if "{" not in program:
             yield from _program(field, program, cwd, env)
+
+
+def _prelude(spec: ServiceSpec) -> Iterator[_Found]:
+    """Sockets, limits and niceness are set up by our own Python, which the service's user has to be able to run."""
+    if spec.command is None or spec.user is None or not (spec.sockets or spec.rlimits or spec.nice is not None):
+        return
+    who = account(spec.user)
+    if os.geteuid() != 0 or who is None or who.uid == 0:
+        return
+    import subprocess
+
+    how: dict[str, Any] = {"user": who.uid, "group": who.gid, "extra_groups": []}
+    try:
+        subprocess.run([sys.executable, "-I", "-S", "-c", ""], stdin=subprocess.DEVNULL, cwd="/", check=False, **how)
+    except OSError as error:
+        reason = f"user {spec.user!r} cannot run {sys.executable}: {os.strerror(error.errno or 0).lower()}"
+        yield _Found("user", reason, "sockets, rlimits and nice need it: install trapeze where that user may read it")
 
 
 def _program(field: str, program: str, cwd: str, env: Mapping[str, str]) -> Iterator[_Found]:

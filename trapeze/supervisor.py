@@ -57,6 +57,7 @@ class Supervisor:
         self._nofile = nofile
         self._reloading = asyncio.Lock()
         self._watches: dict[str, Watch] = {}
+        self.machine.at_shutdown.append(self._close_watches)
         self._open: set[ListenSocket] = {held for group in self.sockets.values() for held in group}
         """All listening sockets we hold, also those that only an old generation uses."""
 
@@ -71,6 +72,8 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Have a file watch for each service that wants one, and for no other."""
+        if self.stopping:
+            return
         wanted = {name for name, spec in self.resolved.config.services.items() if spec.watch}
         for name in self._watches.keys() - wanted:
             self._watches.pop(name).close()
@@ -79,6 +82,10 @@ class Supervisor:
                 self._watches[name] = Watch(self.machine, name, self.services[name].current, self.reload)
             except OSError as error:
                 self.machine.chronicle.note(f"{name}: cannot watch for changes: {error}", service=name, level="error")
+
+    def _close_watches(self) -> None:
+        while self._watches:
+            self._watches.popitem()[1].close()
 
     def add(self, name: str) -> None:
         """Take up a service of the configuration."""
@@ -238,8 +245,6 @@ class Supervisor:
         """Stop everything: web services first, then the others in reverse order. `fast` kills what is left."""
         if fast or not self.stopping:
             self.machine.chronicle.note(f"stopping{' fast' if fast else ''}, asked by {who}")
-        while self._watches:
-            self._watches.popitem()[1].close()
         self.machine.shutdown()
         if fast:
             for service in self.services.values():

@@ -37,9 +37,9 @@ FOREIGN = frozenset({"aiohttp", "tornado", "twisted", "unittest"})
 
 def detect(app: Any) -> Kind:
     """Return what `app` speaks."""
-    if getattr(app, "_asgi_single_callable", False) is True:  # asgiref's own hints
+    if _flag(app, "_asgi_single_callable"):  # asgiref's own hints
         return "asgi3"
-    if getattr(app, "_asgi_double_callable", False) is True:
+    if _flag(app, "_asgi_double_callable"):
         return "asgi2"
     if not callable(app):
         return "rsgi" if hasattr(app, "__rsgi__") else "unknown"
@@ -134,3 +134,11 @@ def _shape(thing: Any) -> Shape:
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             return unreadable
     return Shape(required, star, names, True)
+
+
+def _flag(app: Any, name: str) -> bool:
+    """Is this attribute True? A proxy that is not bound to anything yet raises whatever it likes."""
+    try:
+        return getattr(app, name, False) is True
+    except Exception:
+        return False

@@ -56,6 +56,9 @@ def serve(job: Job, notifier: Notifier) -> None:
         app = mounted(app, interface, job.root_path)
     try:
         backend.run(app, sockets, worker)
+        if worker.is_ready:
+            # It may leave of its own accord (max_requests): said before, an exit 0 is no failure.
+            worker.stop()
     except Exception as error:
         if worker.is_ready or isinstance(error, StartError):
             raise

@@ -51,7 +51,29 @@ def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Serve
     config.load()
     if socket.AF_UNIX in families and len(families) > 1:
         _trust_unix_peers(config.loaded_app)
+    _name_unix_sockets(config, sockets, [listener.address for listener in job.listeners])
     return DrainingServer(config, worker)
+
+
+def _name_unix_sockets(config: Config, sockets: list[socket.socket], addresses: list[str]) -> None:
+    """`scope["server"]` of a Unix socket is its path. The kernel knows only the private one that it was bound with."""
+    names = {
+        sock.getsockname(): address.removeprefix("unix:")
+        for sock, address in zip(sockets, addresses, strict=False)
+        if sock.family == socket.AF_UNIX and not address.startswith("unix:@")
+    }
+    protocol: Any = config.http_protocol_class
+    if not names or not inspect.isclass(protocol):
+        return
+
+    plain: Any = getattr(protocol, "connection_made")  # noqa: B009  (an attribute that mypy does not know of)
+
+    def connection_made(self: Any, transport: Any) -> None:
+        plain(self, transport)
+        if self.server is not None and self.server[0] in names:
+            self.server = (names[self.server[0]], None)
+
+    config.http_protocol_class = type(protocol.__name__, (protocol,), {"connection_made": connection_made})
 
 
 class _Config(Config):

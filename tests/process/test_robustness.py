@@ -74,3 +74,28 @@ def test_nonblocking_is_set_again(site: Site) -> None:
 
     server.wait_output("socket web: O_NONBLOCK was cleared by a worker; set again")
     assert server.stop() == 0
+
+
+def test_recycling_is_no_failure(site: Site) -> None:
+    """A worker that leaves by its server's own max_requests is replaced at once, however young; nothing is FAILED."""
+    listener = site.tcp()
+    server = site.serve(
+        "web:wsgi", "--app-dir", str(APPS), "--option", "max_requests=2", "--backend", "gunicorn", listeners=[listener]
+    ).ready()
+
+    pids = {server.get("/pid").text for _ in range(24)}
+
+    assert len(pids) >= 8
+    server.ready()
+    assert server.service()["status"] == "RUNNING"
+    assert server.stop() == 0
+
+
+def test_first_start_fails_under_file_watch(site: Site) -> None:
+    """The watch does not hold up the end."""
+    site.write("shop.py", "raise ValueError('boom')\n")
+    server = site.serve("shop", "--reload", listeners=[site.tcp()])
+    server.expect_error("boom|Traceback|File")
+
+    assert server.wait() == 1
+    assert server.output.count("Traceback (most recent call last)") == 1

@@ -117,6 +117,7 @@ def test_proxy_headers_are_believed_on_a_unix_socket(case: Case, worker: Spawn, 
     assert (facts.get("scheme") or facts["wsgi.url_scheme"]) == "https"
     if case.backend == "uvicorn":
         assert facts["client"][0] == "203.0.113.9"
+        assert facts["server"][0] == str(listener.path), "not the private name that it was bound with"
 
 
 def test_mixed_sockets_believe_the_unix_peer_and_not_just_any_tcp_peer(

@@ -248,6 +248,9 @@ def test_root_raises_limits_up_to_those_of_the_kernel(monkeypatch: pytest.Monkey
 
 def test_root_lends_limits_to_other_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "capable", lambda capability: True)
+    monkeypatch.setattr(
+        preflight, "_prelude", lambda spec: []
+    )  # whether that user can run our Python is another matter
     monkeypatch.setattr(resource, "getrlimit", lambda number: (100, 100))
 
     assert said(service(rlimits={"nofile": 101}, user="3999999999", group="1")) == []

@@ -1,0 +1,21 @@
+"""From a spec to a command line."""
+
+from __future__ import annotations
+
+from tests.support.fakehost import FakeHost
+from trapeze.spec import ServiceSpec
+
+
+def test_shell_gives_way_to_a_simple_command() -> None:
+    """dash forks even for one command and passes no signals on; with more than one, the author decides."""
+
+    def words(command: str) -> list[str]:
+        host = FakeHost(ServiceSpec(command=command, shell=True))
+        return list(host.newest().launch.argv)
+
+    assert words("python3 $APP/x.py --n 1") == ["/bin/sh", "-c", "exec python3 $APP/x.py --n 1"]
+    assert words("a --port=80 --id={index}") == ["/bin/sh", "-c", "exec a --port=80 --id=0"]
+    assert words("a; b") == ["/bin/sh", "-c", "a; b"]
+    assert words("exec a") == ["/bin/sh", "-c", "exec a"]
+    assert words("cd /srv") == ["/bin/sh", "-c", "cd /srv"]
+    assert words("A=1 b") == ["/bin/sh", "-c", "A=1 b"]
