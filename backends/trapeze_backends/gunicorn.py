@@ -164,6 +164,10 @@ def _adapt(base: type[Any], worker: Worker) -> type[Any]:
     return adapted
 
 
+LOOK_AGAIN = 0.25
+"""Seconds between two looks at whether the supervisor still lives; its death is also a signal."""
+
+
 class _Reporting:
     """Goes before a worker class of gunicorn; the attributes that are used here and not made here are that class's."""
 
@@ -172,6 +176,7 @@ class _Reporting:
     sockets: list[Any]
     ppid: int
     alive: bool
+    _look_again = 0.0
 
     def init_signals(self) -> None:
         """Theirs, then ours: they reset all signals they know of."""
@@ -208,12 +213,16 @@ class _Reporting:
         if not self.worker.is_ready:
             self.worker.restore_backlog(self.sockets)
             self.worker.ready()
+        # gthread calls this at each event. Theirs touches a file for the arbiter, that is once a request for nobody.
+        now = time.monotonic()
+        if now < self._look_again:
+            return
+        self._look_again = now + LOOK_AGAIN
         if self.worker.is_orphan:
             # Their own answer to this differs by class, down to an exit in the middle of requests: drain instead.
             self.worker.stop()
             self.alive = False
             self.ppid = os.getppid()
-        super().notify()  # type: ignore[misc]
 
 
 def _free_the_address(base: type[Any], worker: Worker) -> type[Any]:
