@@ -30,12 +30,8 @@ def begin(resolved: Resolved, names: Sequence[str] | None = None, *, import_app:
     """Start the checks of all enabled web apps (or the named ones)."""
     running: Running = {}
     try:
-        for name, spec in resolved.config.services.items():
-            if spec.app is None or (names and name not in names):
-                continue
-            made = Generation.make(0, name, spec, dict.fromkeys(spec.sockets, ()), resolved.directory)
-            launch = made.launch(name, 0)
-            job = {**made.job(name, 0, mode="check"), "import_app": import_app}
+        for name, launch in _launches(resolved, names):
+            job = {**(launch.job or {}), "import_app": import_app}
             running[name] = start_check(
                 launch.python,
                 job,
