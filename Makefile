@@ -57,6 +57,13 @@ test: develop lint types ## everything: lint, format check, types, tests
 pytest: develop ## only the tests: make pytest ARGS="tests/unit -x"
 	$(BIN)/python -m pytest $(ARGS)
 
+# SECONDS of operations for each of three groups of backends; the seed that was used is shown at the end.
+SECONDS ?= 60
+SEED ?=
+.PHONY: chaos
+chaos: develop ## load on every backend while everything is done to it: make chaos SECONDS=60 SEED=1
+	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos -o faulthandler_timeout=0 $(ARGS) </dev/null
+
 .PHONY: lint
 lint: develop ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ __all__ = ["MUTANTS", "Mutant", "main"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ["tests/unit/test_planner.py", "tests/unit/test_lifecycle.py", "tests/unit/test_restart.py"]
+TESTS += ["tests/unit/test_vigil.py"]
 COPIED = ["trapeze", "tests", "pyproject.toml"]
 SECONDS = 300
 """One run of the tests may take so long; a mutant that makes them run for ever is killed too."""
@@ -83,7 +84,7 @@ MUTANTS = [
     Mutant(
         "planner",
         "settled while an old one accepts",
-        "if any(outdated(seen, want) for seen in live) or any(seen.accepting for seen in view):",
+        "if any(unwanted(seen, want) for seen in live) or any(seen.accepting for seen in view):",
         "if any(seen.accepting for seen in view):",
     ),
     Mutant(
@@ -162,6 +163,47 @@ MUTANTS = [
         "if status == 0 and state is not State.KILLING:",
         "if status == 0:",
     ),
+    Mutant(
+        "lifecycle",
+        "one that hangs is killed without a word",
+        "(_S.READY, _E.DEADLINE): Step(_S.KILLING, Effect.DUMP)",
+        "(_S.READY, _E.DEADLINE): Step(_S.KILLING, Effect.KILL)",
+    ),
+    Mutant(
+        "lifecycle",
+        "one that hangs at its start is stopped without a word",
+        "(_S.STARTING, _E.HUNG): Step(_S.KILLING, Effect.DUMP)",
+        "(_S.STARTING, _E.HUNG): Step(_S.STOPPING, Effect.TERMINATE)",
+    ),
+    # -- vigil
+    Mutant("vigil", "a server that never beats is killed", "if asleep or not beat else beat", "if asleep else beat"),
+    Mutant(
+        "vigil", "a paused container loses all its workers", "if asleep or not beat else beat", "if not beat else beat"
+    ),
+    Mutant("vigil", "we never know that we slept", "asleep = now - min(planned) > _ASLEEP", "asleep = False"),
+    Mutant("vigil", "a beat from the future is believed", "if 0 <= reading.beat <= now else now", "if True else now"),
+    Mutant("vigil", "a hang is found too late", "now >= last + terms.heartbeat", "now > last + terms.heartbeat"),
+    Mutant("vigil", "all requests of a worker are shot with one", "stuck or (reading.in_flight or 0) <= 1", "True"),
+    Mutant(
+        "vigil", "one that hangs alone is only drained", "lost = stuck or (reading.in_flight or 0) <= 1", "lost = stuck"
+    ),
+    Mutant(
+        "vigil", "a stuck loop is drained", "bool(beat and now - beat >= max(terms.request, SLOWEST_BEAT))", "False"
+    ),
+    Mutant(
+        "vigil",
+        "the next look is not exact",
+        "times.append(begun + terms.request)",
+        "times.append(now + terms.request)",
+    ),
+    Mutant("vigil", "all are recycled at once", "if any(process.live and process.recycle for", "if any(False for"),
+    Mutant("vigil", "old generations are recycled", " and not unwanted(process.seen(), service.want)", ""),
+    Mutant("vigil", "age wakes nobody", "times.append(process.ready_at + terms.age)", "pass"),
+    Mutant("vigil", "slots are lost", "            self.board.free(process.slot)", "            pass"),
+    Mutant("vigil", "boards are lost", "            self.board.close()", "            pass"),
+    Mutant("vigil", "no jitter of ages", "spec.max_age * (1 - spec.recycle_jitter * draw())", "spec.max_age * 1"),
+    Mutant("vigil", "a debugger is killed", "if generation.terminal:", "if False:"),
+    Mutant("planner", "recycling never happens", "return bool(seen.recycle) or unwanted", "return unwanted"),
     # -- restart
     Mutant(
         "restart",
@@ -170,8 +212,12 @@ MUTANTS = [
         "len(recent) > policy.intensity",
     ),
     Mutant("restart", "old failures count for ever", "if now - at < policy.period", "if True"),
-    Mutant("restart", "FAILED heals by waiting", "final or history.exhausted or ", "final or "),
-    Mutant("restart", "a pre_start step is tried again", "final or history.exhausted or ", "history.exhausted or "),
+    Mutant("restart", "FAILED heals by waiting", "not proven and (history.exhausted or ", "not proven and ("),
+    Mutant("restart", "a pre_start step is tried again", "exhausted = final or (", "exhausted = ("),
+    Mutant("restart", "five kills among the living are the end", "(not proven and (", "(("),
+    Mutant("restart", "all that fall together count", "born < history.failures[-1]", "False"),
+    Mutant("restart", "who was spawned with the failure does not count", "born < history", "born <= history"),
+    Mutant("restart", "a final failure is one of many", "if not final and born is not None", "if born is not None"),
     Mutant("restart", "the first failure waits", "if streak <= 1:", "if streak <= 0:"),
     Mutant(
         "restart",

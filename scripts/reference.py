@@ -26,7 +26,7 @@ from trapeze.cli import cli  # noqa: E402  (a script: the checkout comes first o
 from trapeze.lifecycle import TABLE, Effect, Event, State  # noqa: E402
 from trapeze.problems import members  # noqa: E402
 from trapeze.routes import ROUTES  # noqa: E402
-from trapeze.spec import Config, ControlSpec, RestartSpec, ServiceSpec, SocketSpec  # noqa: E402
+from trapeze.spec import Config, ControlSpec, HealthSpec, RestartSpec, ServiceSpec, SocketSpec  # noqa: E402
 from trapeze.status import Status  # noqa: E402
 
 __all__ = ["PAGES", "main", "pages"]
@@ -39,6 +39,7 @@ SECTIONS: Sequence[tuple[str, type[Struct]]] = (
     ("[sockets.NAME]", SocketSpec),
     ("[services.NAME]", ServiceSpec),
     ("[services.NAME.restart]", RestartSpec),
+    ("[services.NAME.health]", HealthSpec),
 )
 
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): ""}

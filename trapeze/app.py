@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from trapeze import verify
+from trapeze import takeover, verify
 from trapeze.config import Resolved
 from trapeze.errors import ConfigError
 from trapeze.preflight import examine
@@ -33,6 +33,11 @@ def run(load: Callable[[], Resolved], *, keep_going: bool = False) -> int:
         TrapezeError: it could not start (nothing is left), or a service failed at its first start.
     """
     _fill_standard_descriptors()
+    if (taken := takeover.begin(os.environ)) is not None:
+        with _no_ssl():
+            from trapeze import foreground
+        memfd, kind = taken
+        return foreground.probe(memfd) if kind == "probe" else foreground.resume(load, memfd, kind, keep_going)
     with _early_signals() as early, contextlib.ExitStack() as undo:
         resolved = load()
         problems = examine(resolved)

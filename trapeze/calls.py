@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 from msgspec import Meta, Struct
@@ -28,6 +28,7 @@ __all__ = [
     "SignalQuery",
     "Supervisor",
     "Ticket",
+    "UpgradeQuery",
     "WriteQuery",
     "error_body",
     "error_reply",
@@ -72,11 +73,14 @@ class Supervisor(Protocol):
     def journal(self) -> Journal: ...
     @property
     def resolved(self) -> Resolved: ...
+    @property
+    def upgrade(self) -> Callable[[str, str | None], Awaitable[Mapping[str, object]]] | None: ...
     def snapshot(self) -> Snapshot: ...
     def transitions(self, since: int) -> Sequence[Transition]: ...
     async def changed(self, revision: int) -> None: ...
     def progress(self, ticket: Any) -> Progress: ...
     async def reload(self, names: Sequence[str] | None, who: str) -> Ticket: ...
+    def rollback(self, name: str, who: str) -> Ticket: ...
     def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> Ticket: ...
     def scale(self, name: str, who: str, *, count: int | None = None, delta: int = 0) -> Ticket: ...
     def start(self, names: Sequence[str], who: str) -> Ticket: ...
@@ -152,6 +156,14 @@ class ShutdownQuery(WriteQuery):
     fast: bool = False
 
 
+class UpgradeQuery(Struct, forbid_unknown_fields=True):
+    """The interpreter to go on with (absolute path), how long to wait; `progress` makes the answer a line."""
+
+    python: str | None = None
+    wait: Wait = None
+    progress: bool = False
+
+
 class Call(NamedTuple):
     """A request that has found its route."""
 
@@ -160,6 +172,8 @@ class Call(NamedTuple):
     name: str
     """The service in the path; empty where there is none."""
     who: str
+    uid: int = -1
+    """User who asks, as the kernel says."""
 
 
 # ---- how it is refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from trapeze.checks_process import Service, check_process
+from trapeze.checks_worker import check_worker
 from trapeze.problems import Problems, did_you_mean, got, join
 from trapeze.resolve import split
 from trapeze.spec import Config, ServiceSpec
@@ -26,6 +27,20 @@ _APP_ONLY = (
     "root_path",
     "options",
     "watch",
+    "health",
+    "preload",
+    "warm",
+    "after_fork",
+    "spare",
+    "keep_generations",
+    "max_requests",
+    "max_requests_jitter",
+    "max_age",
+    "max_rss",
+    "recycle_jitter",
+    "heartbeat_timeout",
+    "request_timeout",
+    "drain_grace",
 )
 _ROLLING = ("max_surge", "max_unavailable")
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -38,6 +53,7 @@ def check_service(name: str, spec: ServiceSpec, config: Config, problems: Proble
     _kind(service)
     if spec.app is not None:
         _app(service)
+        check_worker(service)
     if spec.command is not None:
         _command(service)
     _sockets(service)

@@ -1,20 +1,23 @@
 """What happened, told: every change becomes a transition in the log, and what people should see a line.
 
 Who says what at which level is decided here and nowhere else: a death is one line, a traceback is said once and then
-counted, a gap that is being filled is no news.
+counted, a gap that is being filled is no news. A service that fails again and again says so less and less often: a loop
+must not fill the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from trapeze import report
 from trapeze.events import Clock, EventLog
-from trapeze.lifecycle import State
+from trapeze.lifecycle import Outcome, State
 from trapeze.output import Journal, LogLine
 from trapeze.process import Process
 from trapeze.service import Service
 from trapeze.status import Status, Transition
+from trapeze.zygotes import IMPORTS
 
 __all__ = ["Chronicle"]
 
@@ -33,26 +36,37 @@ class Chronicle:
         self._said: dict[str, Status] = {}
         """By service: the last status that was worth a line."""
         self._reported: dict[str, tuple[Sequence[str], int]] = {}
-        """By service: the last failure's output and how often it came."""
+        """By service: the last failure's output, as `likeness` has it, and how often it came."""
+        self.when_failed: Callable[[Service, str], object] = lambda service, why: None
+        """Called when a service has become FAILED, with the reason."""
 
     def process(self, service: Service, process: Process, before: State | None, *, quiet: bool) -> None:
         """A change of a process. Deaths are said aloud, the rest only to those who listen to events."""
-        aloud = process.state in (State.EXITED, State.KILLING) and not quiet
+        stacks = process.stacks if before is process.state or process.state is State.EXITED else None
+        ends = process.state in (State.EXITED, State.KILLING) or bool(stacks)
+        aloud = ends and not quiet and not self._is_old(service, process)
         self.log.add(
             Transition(
                 revision=0,
-                at=self._clock.wall(process.since),
+                at=self._wall() if before is process.state else self._clock.wall(process.since),
                 service=service.name if process.role == "worker" else f"{service.name} {process.role}",
                 process=process.id,
                 pid=process.pid,
-                index=process.index,
+                index=None if process.role in IMPORTS else process.index,
                 generation=process.generation,
                 from_=before.value if before else "",
                 to=process.state.value,
                 why=process.why,
                 level="info" if aloud else "debug",
+                output=stacks or [],
             )
         )
+
+    def _is_old(self, service: Service, process: Process) -> bool:
+        """One more try of a service that is known to be FAILED. The end of one that had served is news."""
+        if self._said.get(service.name) is not Status.FAILED or process.outcome is Outcome.STOPPED:
+            return False
+        return process.uptime(process.since) < service.current.spec.restarts.healthy
 
     def status(
         self, service: Service, before: tuple[Status, float] | None, now: Status, why: str, *, quiet: bool
@@ -75,6 +89,8 @@ class Chronicle:
                 level=level,
             )
         )
+        if now is Status.FAILED:
+            self.when_failed(service, why)
 
     @staticmethod
     def _where(service: Service, why: str) -> str:
@@ -95,21 +111,23 @@ class Chronicle:
         return said is not status
 
     def last_words(self, service: Service, process: Process) -> None:
-        """The same traceback again and again is said once, then counted: a crash loop must not fill the disk."""
-        output = service.ledger.output
+        """The same traceback again and again is said once, then counted: the 2nd, 4th, 8th... time."""
+        output, alike = service.ledger.output, likeness(service.ledger.output)
         before, count = self._reported.get(service.name, ([], 0))
-        count = count + 1 if before == output else 1
-        self._reported[service.name] = (output, count)
+        count = count + 1 if before == alike else 1
+        self._reported[service.name] = (alike, count)
+        if process.stacks:
+            return  # written line by line just now, as what the worker has said
         if count == 1:
             what = "traceback" if process.error and process.error[1] else "last output"
             text = f"{what} of {service.name}[{process.index}] pid {process.pid}:"
             self.note(text, service=service.name, level="error", output=output)
-        else:
+        elif count & (count - 1) == 0:
             self.note(f"{service.name}: same error again ({count} times)", service=service.name, level="error")
 
     def has_said(self, service: Service) -> bool:
         """Are the last words of its last failure in the log already?"""
-        return self._reported.get(service.name, ([], 0))[0] == service.ledger.output
+        return self._reported.get(service.name, ([], 0))[0] == likeness(service.ledger.output)
 
     def note(self, text: str, *, service: str = "", level: str = "info", output: Sequence[str] = ()) -> None:
         """Something that is not a change of one process."""
@@ -133,8 +151,18 @@ class Chronicle:
         if transition.level != "info":
             text = f"{transition.level.upper()} {text}"
         shown = transition.output if transition.why.startswith("traceback") else transition.output[-_SHOWN:]
+        if transition.to:
+            shown = []  # stacks: they are in the log as lines of the process
         for line in (text, *(f"  {line}" for line in shown)):
             self._journal.append(LogLine(transition.at, "trapeze", None, None, "trapeze", line))
+
+
+_VARYING = re.compile(r"0x[0-9a-fA-F]+|\b(?=[0-9a-f-]*\d)[0-9a-f]{8}[0-9a-f-]*\b|(?<!\d)(?<!, line )\d+")
+
+
+def likeness(lines: Sequence[str]) -> list[str]:
+    """What two outputs of one error have in common: no pids, ports, addresses, ids and times, but line numbers."""
+    return [_VARYING.sub("#", line) for line in lines]
 
 
 def _url(address: str) -> str:

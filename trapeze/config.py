@@ -31,6 +31,7 @@ from trapeze.spec import Config
 __all__ = [
     "Changes",
     "Resolved",
+    "as_written",
     "diff",
     "load",
     "masked",
@@ -84,12 +85,12 @@ def load(
     (`flag --workers`). `default_bind` has an address for each app (by name) that may go without a socket: it is used if
     nothing else says where that app listens.
     """
-    directory = os.getcwd()
+    directory = _as_written(os.getcwd())
     origins: dict[str, str] = {}
     tree: Tree = {}
     shown = ""
     if path is not None:
-        path = os.path.abspath(path)
+        path = os.path.normpath(os.path.join(directory, path))
         shown = _shown(path, directory)
         lay(tree, _read(path, shown, environ.get("SUDO_UID")), origins, shown)
     problems = Problems(origins, shown)
@@ -139,6 +140,28 @@ def _in_order(found: list[Problem], tree: Tree) -> list[Problem]:
         return places[parts]
 
     return sorted(found, key=place)
+
+
+as_written: dict[str, str] = {}
+"""The current directory, as the kernel names it, to its name as the user wrote it."""
+
+
+def _as_written(directory: str) -> str:
+    """The current directory as the user named it: through `current`, not through the release it points to today.
+
+    Asked once: a reload has to follow the link when it has been switched, and then $PWD is no longer where we are.
+    """
+    if directory not in as_written:
+        as_written[directory] = _logical(directory)
+    return as_written[directory]
+
+
+def _logical(directory: str) -> str:
+    logical = os.environ.get("PWD", "")
+    try:
+        return logical if os.path.isabs(logical) and os.path.samefile(logical, directory) else directory
+    except OSError:
+        return directory
 
 
 def _shown(path: str, directory: str) -> str:

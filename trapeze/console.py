@@ -100,6 +100,17 @@ class Console:
             self._colours[service] = found
         return found
 
+    @property
+    def waiting(self) -> tuple[bytes, bytes]:
+        """What is not written yet to stdout and to stderr; where they are one, all of it is stdout's."""
+        return self._out.waiting, b"" if self._err is self._out else self._err.waiting
+
+    def resume(self, waiting: tuple[bytes, bytes]) -> None:
+        """Write first what another program in our place has left."""
+        for sink, data in zip((self._out, self._err), waiting, strict=True):
+            if data:
+                sink.resume(data)
+
     def flush(self, timeout: float = 1.0) -> bool:
         """Write what waits, blocking up to `timeout` seconds: for the end. Return whether all is out."""
         deadline = time.monotonic() + timeout

@@ -51,9 +51,13 @@ class Door:
         self._fd = own.fileno()
         self._server = await loop.create_unix_server(lambda: Connection(self, self._handle), sock=own, backlog=BACKLOG)
 
-    async def close(self) -> None:
-        """Accept no more, end open streams, and answer 503 to those who wait. Returns within two seconds."""
-        self._closed = True
+    @property
+    def writing(self) -> int:
+        """How many clients wait for an order they have given."""
+        return sum(connection.writing for connection in self._connections)
+
+    async def stop_accepting(self) -> None:
+        """Who connects from now on waits in the queue of the socket; who is here may go on asking."""
         if self._server is not None:
             # Not closed at once: asyncio 3.11 loses, unclosed, what it has accepted but not yet made a transport of.
             asyncio.get_running_loop().remove_reader(self._fd)
@@ -61,7 +65,13 @@ class Door:
                 await asyncio.sleep(0)
             self._server.close()
             self._server = None
-        await asyncio.gather(*(connection.close(_PATIENCE) for connection in tuple(self._connections)))
+
+    async def close(self, code: str = "stopping", why: str = "the supervisor is stopping") -> None:
+        """Accept no more, end open streams, and answer 503 to those who wait. Returns within two seconds."""
+        self._closed = True
+        await self.stop_accepting()
+        connections = tuple(self._connections)
+        await asyncio.gather(*(connection.close(_PATIENCE, code, why) for connection in connections))
 
     def opened(self, connection: Connection) -> bool:
         self._connections.add(connection)

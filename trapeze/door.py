@@ -92,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._lost = asyncio.Event()
         self._closing = False
+        self._farewell = "", ""
 
     # ---- asyncio's side
 
@@ -143,9 +144,14 @@ class Connection(asyncio.Protocol):
 
     # ---- the door's side
 
-    async def close(self, patience: float) -> None:
+    @property
+    def writing(self) -> bool:
+        """Does it wait for an order it has given?"""
+        return self._task is not None and self._request is not None and self._request.method == b"POST"
+
+    async def close(self, patience: float, code: str, why: str) -> None:
         """End an open stream in order, answer what waits, and close; cut it off after *patience* seconds."""
-        self._closing = True
+        self._closing, self._farewell = True, (code, why)
         task = self._task
         if task is not None:
             task.cancel()
@@ -229,10 +235,14 @@ class Connection(asyncio.Protocol):
 
     def _finish_in_haste(self) -> None:
         """The door closes while a handler waits or streams."""
+        code, why = self._farewell
         if self._http.our_state is h11.SEND_BODY:
+            if code != "stopping" and self._request is not None and self._request.method == b"POST":
+                error = {"code": code, "message": why, "hint": "", "output": [], "problems": []}
+                self._send(h11.Data(data=msgspec.json.encode({"error": error, "status": 503}) + b"\n"))
             self._send(h11.EndOfMessage())
         else:
-            self._refuse(503, "stopping", "the supervisor is stopping")
+            self._refuse(503, code, why)
 
     def _next(self) -> None:
         if self._closing or h11.MUST_CLOSE in (self._http.our_state, self._http.their_state):

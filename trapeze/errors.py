@@ -24,6 +24,7 @@ __all__ = [
     "ConfigError",
     "IllegalTransition",
     "NotRunning",
+    "NothingKept",
     "Problem",
     "StartFailed",
     "TrapezeError",
@@ -102,6 +103,12 @@ class UnknownName(TrapezeError):
 
     exit_code = 2
     code = "unknown"
+
+
+class NothingKept(TrapezeError):
+    """There is no earlier generation to go back to."""
+
+    code = "nothing_kept"
 
 
 class StartFailed(TrapezeError):

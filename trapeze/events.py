@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -51,6 +51,11 @@ class EventLog:
         self._kept.append(numbered)
         self._tell(numbered)
         self.wake()
+
+    def restore(self, revision: int, kept: Iterable[Transition]) -> None:
+        """Go on where another log was: nobody is told again."""
+        self.revision = revision
+        self._kept.extend(kept)
 
     def since(self, revision: int) -> list[Transition]:
         """What is still known of what came after `revision`."""

@@ -12,23 +12,34 @@ import ctypes
 import gc
 import os
 import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
 
 from trapeze import __version__
 from trapeze.config import Resolved
 from trapeze.console import Console
+from trapeze.errors import TrapezeError
+from trapeze.keeper import MARK, Keeper, mark
 from trapeze.runtime import Claim
-from trapeze.signals import install, uninstall
+from trapeze.service import Service
+from trapeze.signals import HANDLED, install, uninstall
 from trapeze.sockets import ListenSocket
 from trapeze.supervisor import Supervisor
+from trapeze.takeover import Told
+from trapeze.upward import Upward
 
-__all__ = ["run"]
+__all__ = ["probe", "resume", "run"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _FDS_PER_PROCESS = 5
 """pidfd, two pipes, a notify socket, and one in passing."""
 _DOOR_OPENS = 0.3
 """Seconds that the workers have for themselves before the control door is imported, if no client comes earlier."""
+
+_PAUSE_ENDS = 0.1
+"""Seconds after an upgrade in place in which those who stand at the door come first."""
 
 
 def run(
@@ -39,7 +50,75 @@ def run(
     keep_going: bool,
 ) -> int:
     """Run until everything has stopped; see `app.run`."""
-    return asyncio.run(_serve(load, resolved, sockets, claimed, keep_going))
+
+    def made(console: Console) -> tuple[Supervisor, Keeper]:
+        supervisor = Supervisor(
+            resolved,
+            sockets,
+            load=load,
+            version=__version__,
+            pid=os.getpid(),
+            fail_fast=not keep_going,
+            terminal=_wants_terminal(resolved),
+            nofile=_room(resolved),
+        )
+        return supervisor, _keeper(asyncio.get_running_loop(), supervisor)
+
+    return asyncio.run(_serve(made, claimed, keep_going))
+
+
+def probe(memfd: int) -> int:
+    """Say whether we could take the place of the program that wrote the state; everything the real start needs is here.
+
+    Raises:
+        CannotRead: the state is not understood.
+    """
+    from trapeze import carry, control, figures, resume, upgrade  # noqa: F401  # as if they were needed
+
+    carry.read(os.pread(memfd, os.fstat(memfd).st_size, 0))
+    python = ".".join(map(str, sys.version_info[:3]))
+    told = Told(trapeze="resume", version=__version__, python=python, state=carry.VERSION)
+    os.write(1, msgspec.json.encode(told) + b"\n")
+    return 0
+
+
+def resume(load: Callable[[], Resolved], memfd: int, kind: str, keep_going: bool) -> int:
+    """Take the place of the program that wrote the state, and run until everything has stopped; see `upgrade`.
+
+    `kind` is "back" if that was ourselves, and the one in between has failed.
+    """
+    from trapeze import resume as restoring
+
+    document, data = restoring.read_from(memfd)
+    claimed = restoring.claim_of(document)
+    came_back = kind == "back"
+    if came_back:
+        document.image -= 1
+
+    def made(console: Console) -> tuple[Supervisor, Keeper]:
+        loop = asyncio.get_running_loop()
+        try:
+            sockets = restoring.sockets_of(document)
+            supervisor = restoring.supervisor_of(
+                document, sockets, load=load, version=__version__, fail_fast=not keep_going
+            )
+            keeper = _keeper(loop, supervisor)
+            restoring.restore(document, sockets, supervisor, keeper, console)
+        except Exception:
+            if not came_back:
+                restoring.go_back(document, data)
+            restoring.give_up(document, claimed)
+            raise
+        return supervisor, keeper
+
+    def go_on(supervisor: Supervisor) -> None:
+        restoring.go_on(document, supervisor, HANDLED, came_back=came_back)
+
+    return asyncio.run(_serve(made, claimed, keep_going, go_on, document.phase))
+
+
+def _keeper(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> Keeper:
+    return Keeper(loop, supervisor.machine.launcher, supervisor.machine.chronicle.note)
 
 
 def _room(resolved: Resolved) -> tuple[int, int] | None:
@@ -58,53 +137,80 @@ def _become_subreaper() -> None:
 
 
 async def _serve(
-    load: Callable[[], Resolved],
-    resolved: Resolved,
-    sockets: Mapping[str, Sequence[ListenSocket]],
+    made: Callable[[Console], tuple[Supervisor, Keeper]],
     claimed: Claim,
     keep_going: bool,
+    go_on: Callable[[Supervisor], None] | None = None,
+    phase: str = "",
 ) -> int:
+    """Serve; from the beginning, or with `go_on` from where another program in our place has left off."""
     loop = asyncio.get_running_loop()
     _become_subreaper()
-    supervisor = Supervisor(
-        resolved,
-        sockets,
-        load=load,
-        version=__version__,
-        pid=os.getpid(),
-        fail_fast=not keep_going,
-        terminal=_wants_terminal(resolved),
-        nofile=_room(resolved),
-    )
+    # All that we start inherits it, and is known by it when we are dead.
+    os.environ[MARK] = mark()
     console = Console(loop)
-    console.reserve(resolved.config.services)
+    supervisor, keeper = made(console)
+    console.reserve(supervisor.resolved.config.services)
     supervisor.journal.add_sink(console.write)
+    supervisor.machine.chronicle.when_failed = lambda service, why: loop.call_soon(_end_all, supervisor, service, why)
+    upward = Upward.start(loop, supervisor, os.environ, keep_going=keep_going)
+    if upward is not None and phase:
+        upward.phase = phase
     install(loop, supervisor)
     try:
-        supervisor.begin()
         finished = asyncio.ensure_future(supervisor.wait_finished())
-        await _knock(claimed, finished)
+        if go_on is None:
+            supervisor.begin()
+            await _knock(claimed, finished)
         # Imported only now: it would take the processor from the workers that start.
-        from trapeze import control, figures
+        from trapeze import control, upgrade
 
-        supervisor.resident = figures.resident
-        door = await control.serve(supervisor, claimed.sock, resolved.config.control)
-        # Everything is imported: what is there now stays, and the collector (see __main__) need not look at it again.
-        gc.freeze()
-        gc.enable()
+        async def open_door() -> control.Door:
+            return await control.serve(supervisor, claimed.sock, supervisor.resolved.config.control)
+
+        parts = upgrade.Parts(claimed, console, keeper, upward, open_door)
+        supervisor.upgrade = upgrading = upgrade.Upgrade(supervisor, parts, await open_door())
+        if go_on is not None:
+            go_on(supervisor)
+        if os.getpid() != 1 and keeper.pidfd < 0:  # when pid 1 ends, the kernel ends everything else
+            keeper.start()
+        if go_on is None:
+            _complete(supervisor)
+        else:
+            loop.call_later(_PAUSE_ENDS, _complete, supervisor)  # clients have waited long enough
         try:
             await finished
         finally:
             claimed.release()
-            await door.close()
+            await upgrading.door.close()
     finally:
         uninstall(loop)
+        keeper.close()
+        if upward is not None:
+            upward.close()
         supervisor.close()
         console.flush()
         console.close()
     if supervisor.error is not None:
         raise supervisor.error
     return 0
+
+
+def _complete(supervisor: Supervisor) -> None:
+    """Import the last of what we shall ever need: an upgrade of the package under us then changes nothing."""
+    from trapeze import figures
+
+    supervisor.resident = figures.resident
+    # What is there now stays, and the collector (see __main__) need not look at it again.
+    gc.freeze()
+    gc.enable()
+
+
+def _end_all(supervisor: Supervisor, service: Service, why: str) -> None:
+    """A service is FAILED: with `exit_on_failure` that is the end, and our exit code says so."""
+    if service.current.spec.exit_on_failure and not supervisor.stopping:
+        supervisor.machine.error = TrapezeError(f"{service.name} FAILED, so everything was stopped: {why}")
+        supervisor.shutdown(f"exit_on_failure of {service.name}")
 
 
 async def _knock(claimed: Claim, finished: asyncio.Future[None]) -> None:

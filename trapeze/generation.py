@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from trapeze.config import rlimit_pairs, service_environment, stop_signum
@@ -97,6 +97,7 @@ class Generation(Struct, frozen=True, kw_only=True):
         if spec.watch and isinstance(spec.restart, str):
             # Somebody is typing: a broken file is said at once, and tried again soon.
             spec = replace(spec, restart=RestartSpec(policy=spec.restart, intensity=1, cap=2.0))
+        spec, directory = _pinned(spec, directory)
         uid, gid, groups = identity(spec)
         env = service_environment(spec, directory, os.environ)
         env |= {"TRAPEZE_SERVICE": name, "TRAPEZE_GENERATION": str(number)}
@@ -130,16 +131,22 @@ class Generation(Struct, frozen=True, kw_only=True):
         """The pre_start commands."""
         return [self.spec.pre_start] if isinstance(self.spec.pre_start, str) else self.spec.pre_start
 
-    def launch(self, name: str, index: int) -> Launch:
-        """How to start the worker of slot `index`."""
+    def launch(self, name: str, index: int, more: Mapping[str, object] | None = None) -> Launch:
+        """How to start the worker of slot `index`; `more` goes into the Job of a worker of ours."""
         spec = self.spec
         if spec.app is not None:
-            return self._launch(f"{name}[{index}] {spec.app}", index, job=self.job(name, index))
+            return self._launch(f"{name}[{index}] {spec.app}", index, job={**self.job(name, index), **(more or {})})
         argv = self._words(index)
         label = f"{name}[{index}]"
         if self.sockets or spec.rlimits:
             return self._launch(label, index, argv=argv, job=self._command_job(argv))
         return self._launch(label, index, argv=argv)
+
+    def launch_import(self, name: str, mode: str) -> Launch:
+        """How to import the app without serving it: a "zygote", or a "spare". It gets no sockets yet."""
+        job = {**self.job(name, 0, mode=mode), "sockets": []}
+        launch = self._launch(f"{name} {mode} {self.spec.app} generation {self.number}", 0, job=job)
+        return replace(launch, forks=True, fds=(), stdin=None)
 
     def launch_step(self, name: str, step: int) -> Launch:
         """How to run a pre_start command: as the service's user, in its directory, without its sockets."""
@@ -185,6 +192,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             terminal=self.terminal and not plain,
             notify=not plain and spec.ready == "notify" and spec.app is None,
             stop_signal=stop_signum(spec),
+            stop_timeout=spec.stop_timeout,
             kill_group=spec.kill_group,
             nofile=self.nofile,
         )
@@ -232,11 +240,25 @@ class Generation(Struct, frozen=True, kw_only=True):
             "access_log": spec.access_log,
             "root_path": spec.root_path,
             "stop_timeout": spec.stop_timeout,
+            "drain_grace": spec.drain_grace,
+            "health": to_builtins(spec.health_request),
+            "preload": spec.preload,
+            "warm": spec.warm,
+            "after_fork": spec.after_fork,
+            "heartbeat_timeout": spec.heartbeat_timeout,
+            "request_timeout": spec.request_timeout,
             "workers": spec.workers,
             "app_dir": spec.app_dir or spec.cwd or self.directory,
             "reload": spec.watch,
             "rlimits": rlimit_pairs(spec),
         }
+
+
+def _pinned(spec: ServiceSpec, directory: str) -> tuple[ServiceSpec, str]:
+    """Resolve symbolic links now: a `current` that is switched to the next release is not for this generation."""
+    real = os.path.realpath(directory)
+    paths = {field: getattr(spec, field) for field in ("cwd", "app_dir", "venv")}
+    return replace(spec, **{field: os.path.realpath(path) for field, path in paths.items() if path}), real
 
 
 _SIMPLE = re.compile(r"[^;&|<>(){}`\n]*")

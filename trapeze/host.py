@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from trapeze.lifecycle import State
-from trapeze.prelude import ChildHandle, Launch, Listener
+from trapeze.prelude import ChildHandle, ForkListener, Launch, Listener
 from trapeze.process import Process
+from trapeze.scoreboard import Reading
 
 if TYPE_CHECKING:
     from trapeze.service import Service
 
-__all__ = ["Host"]
+__all__ = ["Host", "Table"]
+
+
+class Table(Protocol):
+    """A scoreboard, as a service uses it; see `scoreboard.Scoreboard`."""
+
+    fd: int
+
+    @property
+    def taken(self) -> set[int]:
+        """The slots that are in use."""
+
+    def allocate(self, id: int) -> int | None:
+        """Return an empty slot for process `id`; None when all are taken."""
+
+    def free(self, slot: int) -> None:
+        """Take a slot back."""
+
+    def read(self, slot: int) -> Reading:
+        """Return what stands in a slot."""
+
+    def close(self) -> None:
+        """Close it."""
 
 
 class Host(Protocol):
@@ -32,6 +55,21 @@ class Host(Protocol):
 
     def spawn(self, launch: Launch, listener: Listener) -> ChildHandle:
         """Start a process; OSError if that failed."""
+
+    def fork(self, zygote: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:
+        """Have a zygote make a process; OSError if it takes no request. The pid comes by the listener."""
+
+    def employ(self, spare: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:
+        """Have one that stands by become a worker; OSError if it takes no request."""
+
+    def scoreboard(self) -> Table:
+        """A new scoreboard; OSError if it cannot be made."""
+
+    def others(self, service: Service) -> Sequence[Service]:
+        """All services but this one."""
+
+    def note(self, service: Service, text: str, level: str = "info") -> None:
+        """Say something about `service` that is not a change of one process."""
 
     def probe(self, service: Service, process: Process, ready: str) -> Callable[[], None]:
         """Ask until `process` is ready, then call `service.became_ready`; return how to stop asking."""

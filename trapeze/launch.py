@@ -2,9 +2,7 @@
 
 How a child comes to be: `subprocess.Popen` (vfork where it can, 0.5 ms) from the main thread, never `preexec_fn`
 (2.6 ms with a small parent, 6.7 ms with one of 300 MB, all of it in the event loop). What has to happen between fork
-and the program is done on the other side of exec: see `prelude`.
-
-A child is followed by its pidfd: readable means dead, and as long as we have not reaped it its pid cannot be another's.
+and the program is done on the other side of exec: see `prelude`. Or a zygote forks it for us: see `forks`.
 """
 
 from __future__ import annotations
@@ -12,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+from msgspec.structs import replace
 
 from trapeze.boot import boot_words
+from trapeze.following import Followed, Kept
+from trapeze.forks import Fork, Line
 from trapeze.lend import lent
-from trapeze.output import Stream
-from trapeze.prelude import Launch, Listener, is_plain, job_of, open_job, plain_words, worker_package
+from trapeze.prelude import ForkListener, Launch, Listener, is_plain, job_of, open_job, plain_words, worker_package
 
 __all__ = ["Child", "Launcher"]
-
-_NOTIFY_LIMIT = 128 * 1024
-_LAST_MESSAGES = 100
-"""So many datagrams are read at the end of a child: who else knows its socket might send for ever."""
 
 
 class Launcher:
@@ -39,8 +34,13 @@ class Launcher:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.children: dict[int, Child] = {}
+        self.children: dict[int, Followed] = {}
         """By pid; only those not reaped yet."""
+        self.helpers: dict[int, Callable[[], None]] = {}
+        """Processes of our own that nobody waits for and that are no orphans: by pid, how to reap them."""
+        self.came: Callable[[Followed], None] = lambda child: None
+        self.went: Callable[[Followed], None] = lambda child: None
+        """Called for each child, when it is there and when it has been reaped."""
 
     def spawn(self, launch: Launch, listener: Listener) -> Child:
         """Start a process.
@@ -50,22 +50,70 @@ class Launcher:
         """
         child = Child(self._loop, launch, listener, self._forget)
         child.start()
-        self.children[child.pid] = child
+        self._follow(child)
         return child
 
-    def _forget(self, child: Child) -> None:
+    def fork(self, zygote: Child, launch: Launch, listener: ForkListener) -> Fork:
+        """Have a zygote fork a process. Its pid comes later, by `listener.on_pid`, or a reason by `on_failed`.
+
+        Raises:
+            OSError: the zygote is gone or takes no request; nothing is left open.
+        """
+        line = zygote.line
+        if line is None:
+            raise ProcessLookupError(0, "the zygote has ended")
+        fork = Fork(self._loop, launch, listener, self._forget, self._follow)
+        fork.start(line)
+        return fork
+
+    def employ(self, spare: Child, launch: Launch, listener: ForkListener) -> Child:
+        """Have a process that has imported its app and stands by do `launch`; it is `listener`'s from now on.
+
+        Raises:
+            OSError: it is gone or takes no request.
+        """
+        if spare.line is None:
+            raise ProcessLookupError(0, "it has ended")
+        spare.line.employ(launch, lambda reason: listener.on_failed(reason))
+        spare.hand_over(launch, listener)
+        return spare
+
+    def adopt(self, kept: Kept, listener: Listener) -> Child:
+        """Follow a child that another program in our place has started (an upgrade in place)."""
+        child = Child(self._loop, kept.launch, listener, self._forget)
+        child.resume(kept)
+        self._follow(child)
+        return child
+
+    @property
+    def owed(self) -> list[Line]:
+        """The lines to zygotes and spares that are on their way to an answer."""
+        lines = [child.line for child in self.children.values() if isinstance(child, Child)]
+        return [line for line in lines if line is not None and line.owes]
+
+    def _follow(self, child: Followed) -> None:
+        self.children[child.pid] = child
+        self.came(child)
+
+    def _forget(self, child: Followed) -> None:
         self.children.pop(child.pid, None)
+        self.went(child)
 
     def orphans(self) -> list[int]:
         """Pids of the living that came to us because their parent ended; they have left their process group."""
         with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            return [pid for pid in map(int, file.read().split()) if pid not in self.children]
+            return [pid for pid in map(int, file.read().split()) if pid not in {**self.children, **self.helpers}]
 
     def reap_strays(self) -> None:
         """Reap children that are not ours: orphans that came to us as subreaper or pid 1.
 
-        WNOWAIT shows who is dead without reaping; ours are reaped by their own handle, so that no status is lost.
+        WNOWAIT shows who is dead without reaping; ours are reaped by their own handle, so that no status is lost. While
+        a zygote owes us the pid of a fork, an unknown one may be that: its zombie has to wait for its name.
         """
+        if owed := self.owed:
+            for line in owed:
+                line.when_paid = self.reap_strays
+            return
         while True:
             try:
                 dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -76,50 +124,59 @@ class Launcher:
             child = self.children.get(dead.si_pid)
             if child is not None:
                 child.reap()
+            elif dead.si_pid in self.helpers:
+                self.helpers[dead.si_pid]()
             else:
                 os.waitid(os.P_PID, dead.si_pid, os.WEXITED | os.WNOHANG)
 
 
-class Child:
-    """One OS process: its pidfd, its pipes, its notify socket."""
+class Child(Followed):
+    """A process that we have spawned ourselves."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        launch: Launch,
-        listener: Listener,
-        forget: Callable[[Child], None],
-    ) -> None:
-        self.pid = 0
-        self._loop = loop
-        self._launch = launch
-        self._listener = listener
-        self._forget = forget
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
-        self._streams: list[Stream] = []
-        self._notify: socket.socket | None = None
-        self.unreachable = False
-        self._complaints: set[str] = set()
+    _popen: subprocess.Popen[bytes] | None = None
+    line: Line | None = None
+    """To one that forks for us, or stands by."""
 
     def start(self) -> None:
         """Spawn; see `Launcher.spawn`."""
         ours: list[int] = []
         theirs: list[int] = []
         try:
-            self._spawn(ours, theirs)
+            pidfd = self._spawn(ours, theirs)
         except BaseException:
             for fd in ours:
                 os.close(fd)
-            if self._notify is not None:
-                self._notify.close()
+            for end in (self._notify, self.line):
+                if end is not None:
+                    end.close()
             raise
         finally:
             for fd in theirs:
                 os.close(fd)
-        self._follow(ours)
+        self._follow(pidfd, ours)
 
-    def _spawn(self, ours: list[int], theirs: list[int]) -> None:
+    def keep(self) -> Kept:
+        """As `Followed.keep`, with the line."""
+        kept = super().keep()
+        if self.line is None or self.line.sock.fileno() < 0:
+            return kept
+        return replace(kept, line=self.line.sock.fileno(), asked=self.line.last)
+
+    def resume(self, kept: Kept) -> None:
+        """Begin to follow it; see `Launcher.adopt`."""
+        self.pid, self.unreachable = kept.pid, kept.unreachable
+        if kept.notify >= 0:
+            self._notify = socket.socket(fileno=kept.notify)
+        if kept.line >= 0:
+            self.line = Line(self._loop, socket.socket(fileno=kept.line), self._give_up, last=kept.asked)
+        self._attend(kept.pidfd, kept.outputs)
+
+    def _give_up(self) -> None:
+        """It takes no requests: nobody would know from its end that it was us."""
+        self._complain("it does not answer when it is asked for a worker, and is killed")
+        self.kill()
+
+    def _spawn(self, ours: list[int], theirs: list[int]) -> int:
         launch = self._launch
         env = dict(launch.env)
         stdin: int | None = None
@@ -129,7 +186,7 @@ class Child:
             stdin = subprocess.DEVNULL if launch.stdin is None else launch.stdin
         argv, inherit = self._prelude(env, theirs)
         with self._lent():
-            self._popen = subprocess.Popen(
+            popen = subprocess.Popen(
                 argv,
                 env=env,
                 cwd=launch.cwd,
@@ -140,25 +197,20 @@ class Child:
                 pass_fds=(*launch.fds, *inherit),
                 # A group of its own, for `kill`, but not a session: each session is a scheduling group of its own where
                 # autogroup is on, and four workers that compete as groups lose a third of gunicorn's throughput.
-                process_group=0 if self._own_group else None,
+                process_group=0 if self.own_group else None,
                 stdin=stdin,
                 stdout=outputs[0],
                 stderr=outputs[1],
             )
-        self.pid = self._popen.pid
+        self.pid = popen.pid
+        self._popen = popen
         try:
-            self._pidfd = os.pidfd_open(self.pid)
+            return os.pidfd_open(self.pid)
         except OSError:
             # Out of descriptors: a child that cannot be followed must not be.
-            self._popen.kill()
-            self._popen.wait()
+            popen.kill()
+            popen.wait()
             raise
-        ours.append(self._pidfd)
-
-    @property
-    def _own_group(self) -> bool:
-        """Who reads from our terminal has to be in its foreground group, which is ours: the kernel stops all others."""
-        return not (self._launch.terminal or (self._launch.stdin == 0 and os.isatty(0)))
 
     def _lent(self) -> contextlib.AbstractContextManager[None]:
         """Root lends a child of another user the limits that it cannot give itself."""
@@ -184,14 +236,20 @@ class Child:
             env["NOTIFY_SOCKET"] = self._open_datagram()
         if is_plain(launch):
             return plain_words(launch), []
-        notify_fd: int | None = None
+        notify_fd = fork_fd = None
         if not launch.notify:
             # Packets, not a stream: one message is one read, and the end of the worker is an end of file.
             self._notify, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             theirs.append(notify_fd := there.detach())
-        theirs.append(job := open_job(job_of(launch, notify_fd)))
+        if launch.forks:
+            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.line = Line(self._loop, here, self._give_up)
+            theirs.append(fork_fd := there.detach())
+        theirs.append(job := open_job(job_of(launch, notify_fd, fork_fd)))
         words = boot_words(launch.python, launch.label, job, worker_package())
-        return words, [fd for fd in (notify_fd, job) if fd is not None]
+        board = (launch.job or {}).get("board")
+        board_fd = board["fd"] if isinstance(board, dict) else None
+        return words, [fd for fd in (notify_fd, fork_fd, job, board_fd) if fd is not None]
 
     def _open_datagram(self) -> str:
         """A notify socket that the child's user can reach: abstract, with a name that cannot be guessed."""
@@ -201,121 +259,10 @@ class Child:
         self._notify.bind("\0" + name)
         return "@" + name
 
-    def _follow(self, ours: list[int]) -> None:
-        self._loop.add_reader(self._pidfd, self.reap)
-        for name, fd in zip(("stdout", "stderr"), ours[:-1], strict=False):
-            self._streams.append(Stream(self._loop, fd, self._line(name), lambda: None))
-        if self._notify is not None:
-            self._notify.setblocking(False)
-            self._loop.add_reader(self._notify.fileno(), self._read_notify)
-
-    def _line(self, name: str) -> Callable[[str, bool], None]:
-        return lambda text, more: self._listener.on_line(name, text, more)
-
-    def _read_notify(self) -> None:
-        """Take one datagram per wake: a child that talks without end must not hold the loop."""
-        assert self._notify is not None
-        try:
-            data, control, _flags, _address = self._notify.recvmsg(_NOTIFY_LIMIT, 64)
-        except BlockingIOError:
-            return
-        except OSError:
-            data, control = b"", []
-        if not data and not self._launch.notify:
-            self._close_notify()
-        elif not self._launch.notify or self._is_own(control):
-            self._listener.on_message(data)
-
-    def _is_own(self, control: Sequence[tuple[int, int, bytes]]) -> bool:
-        """Was this sent by the child or something in its process group?
-
-        `systemd-notify` is a process of its own and may be gone before we look; then knowing the random name and being
-        the service's user has to do, as nobody else was told the name.
-        """
-        for level, kind, data in control:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                pid, uid = (int.from_bytes(data[at : at + 4], sys.byteorder) for at in (0, 4))
-                try:
-                    own = os.getpgid(pid) == self.pid
-                except OSError:
-                    own = uid in (self._launch.user if self._launch.user is not None else os.geteuid(), 0)
-                if not own:
-                    self._complain(f"a notify message of pid {pid} was refused: it is not in this process group")
-                return own
-        return False
-
-    def _close_notify(self) -> None:
-        if self._notify is not None:
-            self._loop.remove_reader(self._notify.fileno())
-            self._notify.close()
-            self._notify = None
-
-    def send(self, signum: int) -> None:
-        """Signal the process, by pidfd: the pid can never be somebody else's."""
-        if self._pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self._pidfd, signum)
-                if signum == self._launch.stop_signal:
-                    # One that is stopped (SIGSTOP, a read from the terminal) takes no other signal until it goes on.
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
-            except ProcessLookupError:
-                return
-            except PermissionError:
-                self._complain(f"pid {self.pid} runs as another user now: it may not be signalled")
-                self.unreachable = signum == signal.SIGKILL or self.unreachable
-
-    def _complain(self, text: str) -> None:
-        """Say something about the child among its own lines; once."""
-        if text not in self._complaints:
-            self._complaints.add(text)
-            self._listener.on_line("stderr", f"[trapeze] {text}", False)
-
-    def kill(self) -> None:
-        """SIGKILL to the whole group; without one of its own, to the process."""
-        if self._pidfd < 0:
-            return
-        if not self._own_group or not self._launch.kill_group:
-            self.send(signal.SIGKILL)
-            return
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        except PermissionError:
-            self.send(signal.SIGKILL)
-
-    def reap(self) -> None:
-        """Called when the pidfd is readable: hand on what it still said, reap it, tell the listener."""
-        if self._pidfd < 0:
-            return
-        if os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return
-        if self._launch.kill_group:
-            # The zombie still holds the pid, so the group cannot be another's: the last safe moment to clear it.
-            self.kill()
-        for _ in range(_LAST_MESSAGES):
-            if self._notify is None or not self._pending():
-                break
-            self._read_notify()
-        self._close_notify()
-        for stream in self._streams:
-            stream.drain()
-            stream.close()
-        self._loop.remove_reader(self._pidfd)
-        dead = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        assert dead is not None and self._popen is not None
-        status = dead.si_status if dead.si_code == os.CLD_EXITED else -dead.si_status
+    def _reaped(self, status: int) -> None:
         # Popen must know, or it would wait for a pid that may soon be another's.
-        self._popen.returncode = status
-        self._forget(self)
-        self._listener.on_exit(status)
-
-    def _pending(self) -> bool:
-        assert self._notify is not None
-        try:
-            self._notify.recv(1, socket.MSG_PEEK)
-        except OSError:
-            return False
-        return True
+        if self._popen is not None:
+            self._popen.returncode = status
+        if self.line is not None:
+            self.line.close()
+            self.line = None

@@ -36,7 +36,16 @@ class Ledger:
         self.output = ()
 
     def enter(
-        self, process: Process, status: int, now: float, policy: RestartSpec, jitter: float, *, current: bool
+        self,
+        process: Process,
+        status: int,
+        now: float,
+        policy: RestartSpec,
+        jitter: float,
+        *,
+        current: bool,
+        final: bool,
+        siblings: Iterable[Process] = (),
     ) -> None:
         """Write down the end of `process`.
 
@@ -47,6 +56,8 @@ class Ledger:
             policy: of the generation it belonged to.
             jitter: a random draw from [0, 1).
             current: it was of the wanted generation; others do not make that one look bad.
+            final: there is no sense in trying it again soon.
+            siblings: the others of its generation, if that one has been good once: new code has still to prove itself.
         """
         judged = process.outcome
         if judged is Outcome.DONE and policy.policy != "always":
@@ -55,12 +66,12 @@ class Ledger:
             return
         if judged is Outcome.STOPPED:
             return
-        self.restarts += policy.policy != "never"
+        self.restarts += policy.policy != "never" and process.role == "worker"
         healthy = restart.forgiven(process.uptime(now), policy)
         if healthy:
             self.history = restart.FRESH
         if judged in _FAILURES or not healthy:
-            self.failure = f"{_label(process)} {process.why}"
+            self.failure = f"{_label(process)} {process.why}".lstrip()
             self.output = _last_words(process)
         if not current:
             return
@@ -68,9 +79,18 @@ class Ledger:
             self.finished[process.index] = status
         elif not healthy:
             # Also an exit 0: a server that leaves at once, again and again, is a loop like any other.
-            # A pre_start command does what it does: it is not tried again and again.
-            final = process.role == "pre_start"
-            self.history = restart.failed(self.history, now, policy, jitter, final=final)
+            ready = _ready_since(siblings)
+            self.history = restart.failed(
+                self.history,
+                # Its successor was spawned then, not when it was reaped: that one is a try of its own.
+                now if process.overran is None else process.overran,
+                policy,
+                jitter,
+                born=process.born,
+                proven=any(restart.forgiven(now - at, policy) for at in ready),
+                stillborn=process.ready_at is None,
+                final=final,
+            )
 
     def forgive(self, workers: Iterable[Process], now: float, policy: RestartSpec) -> None:
         """A process that came up after the last failure and stayed ready long enough makes up for all of them."""
@@ -99,8 +119,12 @@ def _ready_since(workers: Iterable[Process]) -> list[float]:
 def _last_words(process: Process) -> Sequence[str]:
     if process.error is not None and process.error[1]:
         return process.error[1].rstrip("\n").split("\n")
-    return list(process.tail)
+    return process.stacks or list(process.tail)
 
 
 def _label(process: Process) -> str:
-    return f"pre_start {process.index + 1}" if process.role == "pre_start" else f"worker {process.index}"
+    if process.role == "worker":
+        return f"worker {process.index}"
+    if process.role == "zygote" and process.error is not None:
+        return ""  # it speaks for the app, not for itself
+    return f"pre_start {process.index + 1}" if process.role == "pre_start" else process.role

@@ -27,7 +27,7 @@ class State(enum.Enum):
     STOPPING = "STOPPING"
     """It was asked to leave, or said that it leaves. Deadline: stop_timeout."""
     KILLING = "KILLING"
-    """SIGKILL was sent. Deadline: 5 s, then again."""
+    """SIGKILL was sent (deadline: 5 s, then again), or will be as soon as the stacks are dumped (half a second)."""
     EXITED = "EXITED"
     """Reaped."""
 
@@ -45,6 +45,8 @@ class Event(enum.Enum):
     """EXTEND_TIMEOUT_USEC: the process asks for more time."""
     DEADLINE = "DEADLINE"
     """The state's deadline has passed."""
+    HUNG = "HUNG"
+    """The deadline of STARTING has passed, and it is a process of ours: it can be asked for its stacks."""
     FORCE = "FORCE"
     """Somebody is out of patience: second INT, QUIT, `shutdown --fast`."""
     EXIT = "EXIT"
@@ -67,6 +69,8 @@ class Effect(enum.Enum):
     """It leaves by itself: set the stop deadline, send nothing."""
     KILL = "kill"
     """Send SIGKILL (to the group), set the kill deadline."""
+    DUMP = "dump"
+    """Have it write the stacks of its threads; set the kill deadline so that it has the time for that."""
     EXTEND = "extend"
     """Move the deadline of the present state."""
     BURY = "bury"
@@ -90,6 +94,7 @@ TABLE: dict[tuple[State, Event], Step | None] = {
     (_S.STARTING, _E.LEAVING): Step(_S.STOPPING, Effect.AWAIT_EXIT),
     (_S.STARTING, _E.EXTEND): Step(_S.STARTING, Effect.EXTEND),
     (_S.STARTING, _E.DEADLINE): Step(_S.STOPPING, Effect.TERMINATE),
+    (_S.STARTING, _E.HUNG): Step(_S.KILLING, Effect.DUMP),
     (_S.STARTING, _E.FORCE): Step(_S.KILLING, Effect.KILL),
     (_S.STARTING, _E.EXIT): Step(_S.EXITED, Effect.BURY),
     (_S.STARTING, _E.SPAWN_FAILED): Step(_S.EXITED, Effect.BURY),
@@ -97,7 +102,8 @@ TABLE: dict[tuple[State, Event], Step | None] = {
     (_S.READY, _E.STOP): Step(_S.STOPPING, Effect.TERMINATE),
     (_S.READY, _E.LEAVING): Step(_S.STOPPING, Effect.AWAIT_EXIT),
     (_S.READY, _E.EXTEND): Step(_S.READY, Effect.NONE),
-    (_S.READY, _E.DEADLINE): Step(_S.KILLING, Effect.KILL),
+    (_S.READY, _E.DEADLINE): Step(_S.KILLING, Effect.DUMP),
+    (_S.READY, _E.HUNG): Step(_S.READY, Effect.NONE),
     (_S.READY, _E.FORCE): Step(_S.KILLING, Effect.KILL),
     (_S.READY, _E.EXIT): Step(_S.EXITED, Effect.BURY),
     (_S.READY, _E.SPAWN_FAILED): ILLEGAL,
@@ -106,6 +112,7 @@ TABLE: dict[tuple[State, Event], Step | None] = {
     (_S.STOPPING, _E.LEAVING): Step(_S.STOPPING, Effect.NONE),
     (_S.STOPPING, _E.EXTEND): Step(_S.STOPPING, Effect.EXTEND),
     (_S.STOPPING, _E.DEADLINE): Step(_S.KILLING, Effect.KILL),
+    (_S.STOPPING, _E.HUNG): Step(_S.STOPPING, Effect.NONE),
     (_S.STOPPING, _E.FORCE): Step(_S.KILLING, Effect.KILL),
     (_S.STOPPING, _E.EXIT): Step(_S.EXITED, Effect.BURY),
     (_S.STOPPING, _E.SPAWN_FAILED): ILLEGAL,
@@ -114,6 +121,7 @@ TABLE: dict[tuple[State, Event], Step | None] = {
     (_S.KILLING, _E.LEAVING): Step(_S.KILLING, Effect.NONE),
     (_S.KILLING, _E.EXTEND): Step(_S.KILLING, Effect.NONE),
     (_S.KILLING, _E.DEADLINE): Step(_S.KILLING, Effect.KILL),
+    (_S.KILLING, _E.HUNG): Step(_S.KILLING, Effect.NONE),
     (_S.KILLING, _E.FORCE): Step(_S.KILLING, Effect.KILL),
     (_S.KILLING, _E.EXIT): Step(_S.EXITED, Effect.BURY),
     (_S.KILLING, _E.SPAWN_FAILED): ILLEGAL,
@@ -123,6 +131,7 @@ TABLE: dict[tuple[State, Event], Step | None] = {
     (_S.EXITED, _E.LEAVING): ILLEGAL,
     (_S.EXITED, _E.EXTEND): ILLEGAL,
     (_S.EXITED, _E.DEADLINE): ILLEGAL,
+    (_S.EXITED, _E.HUNG): ILLEGAL,
     (_S.EXITED, _E.FORCE): Step(_S.EXITED, Effect.NONE),
     (_S.EXITED, _E.EXIT): ILLEGAL,
     (_S.EXITED, _E.SPAWN_FAILED): ILLEGAL,

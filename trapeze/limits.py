@@ -7,12 +7,35 @@ import signal
 
 from trapeze.spec import ServiceSpec
 
-__all__ = ["INFINITY", "limit_names", "parse_rlimit", "parse_signal", "rlimit_pairs", "stop_signum"]
+__all__ = ["INFINITY", "limit_names", "parse_rlimit", "parse_signal", "parse_size", "rlimit_pairs", "stop_signum"]
 
 INFINITY = -1
 _LARGEST = 2**63 - 1
 _NO_STOP = frozenset({signal.SIGSTOP, signal.SIGCONT, signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 """Signals that cannot make a process leave."""
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(value: int | str) -> int:
+    """A size in bytes: 536870912, "512M", "1.5G" (powers of 1024; "MB" and "MiB" are the same as "M").
+
+    ValueError with a reason.
+    """
+    if isinstance(value, int):
+        if value < 1:
+            raise ValueError("a size is at least 1 byte")
+        return value
+    text = value.strip().upper().removesuffix("B").removesuffix("I")
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "")
+    try:
+        size = int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        raise ValueError(f'expected a number of bytes or "512M", got "{value}"') from None
+    if size < 1:
+        raise ValueError("a size is at least 1 byte")
+    return size
 
 
 def limit_names() -> dict[str, int]:

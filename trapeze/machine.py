@@ -12,18 +12,19 @@ import os
 import random
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trapeze import report
 from trapeze.chronicle import Chronicle
 from trapeze.errors import StartFailed, TrapezeError
 from trapeze.events import Clock
-from trapeze.launch import Launcher
+from trapeze.launch import Child, Launcher
 from trapeze.lifecycle import Outcome, State
 from trapeze.output import Journal
-from trapeze.prelude import ChildHandle, Launch, Listener
+from trapeze.prelude import ChildHandle, ForkListener, Launch, Listener
 from trapeze.probing import start_probe
 from trapeze.process import Process
+from trapeze.scoreboard import Scoreboard
 from trapeze.service import Service
 from trapeze.status import Status
 
@@ -75,9 +76,35 @@ class Machine:
         """A number for a new process."""
         return next(self._ids)
 
+    def count_from(self, id: int) -> None:
+        """Let `id` be the next number: those before it are another program's."""
+        self._ids = itertools.count(id)
+
     def spawn(self, launch: Launch, listener: Listener) -> ChildHandle:
         """Start a process."""
         return self._launcher.spawn(launch, listener)
+
+    def fork(self, zygote: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:
+        """Have a zygote make a process."""
+        assert isinstance(zygote, Child)
+        return self._launcher.fork(zygote, launch, listener)
+
+    def employ(self, spare: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:
+        """Have one that stands by become a worker."""
+        assert isinstance(spare, Child)
+        return self._launcher.employ(spare, launch, listener)
+
+    def scoreboard(self) -> Scoreboard:
+        """A new scoreboard."""
+        return Scoreboard()
+
+    def others(self, service: Service) -> Sequence[Service]:
+        """All services but this one."""
+        return [other for other in self.services.values() if other is not service]
+
+    def note(self, service: Service, text: str, level: str = "info") -> None:
+        """Say something about a service."""
+        self.chronicle.note(f"{service.name}: {text}", service=service.name, level=level)
 
     def probe(self, service: Service, process: Process, ready: str) -> Callable[[], None]:
         """Ask until `process` is ready."""
@@ -174,6 +201,11 @@ class Machine:
             if process.handle is not None:
                 process.handle.send(generation.timeouts.stop_signal)
                 self._loop.call_later(generation.timeouts.stop, process.handle.kill)
+
+    @property
+    def launcher(self) -> Launcher:
+        """Who spawns and reaps."""
+        return self._launcher
 
     def reap_strays(self) -> None:
         """SIGCHLD: reap orphans that came to us."""

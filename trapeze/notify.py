@@ -22,6 +22,8 @@ class Facts(msgspec.Struct, frozen=True):
     interface: str = ""
     backend: str = ""
     version: str = ""
+    unsafe: str = ""
+    """Of a zygote: why the app is not one to be forked; empty when it is."""
 
 
 class StartError(msgspec.Struct, frozen=True):
@@ -43,6 +45,8 @@ class Message(NamedTuple):
     """EXTEND_TIMEOUT_USEC in seconds."""
     facts: Facts | None = None
     error: StartError | None = None
+    recycle: str = ""
+    """The worker asks to be replaced, and why."""
 
 
 def parse(datagram: bytes) -> Message:
@@ -60,6 +64,7 @@ def parse(datagram: bytes) -> Message:
         extend=_microseconds(fields.get("EXTEND_TIMEOUT_USEC")),
         facts=_decoded(fields.get("X_TRAPEZE"), Facts),
         error=_decoded(fields.get("X_TRAPEZE_ERROR"), StartError),
+        recycle=fields.get("X_TRAPEZE_RECYCLE", ""),
     )
 
 

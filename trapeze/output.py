@@ -264,6 +264,11 @@ class Splitter:
         self._pending.clear()
         self._on_line(line.removesuffix("\r"), False)
 
+    @property
+    def rest(self) -> bytes:
+        """The unfinished line."""
+        return bytes(self._pending)
+
     def finish(self) -> None:
         """Pass on what is left of an unfinished last line."""
         if self._pending:
@@ -281,6 +286,7 @@ class Stream:
         on_close: Callable[[], None],
         *,
         limit: int = LINE_LIMIT,
+        rest: bytes = b"",
     ) -> None:
         """Start reading.
 
@@ -290,10 +296,12 @@ class Stream:
             on_line: called with (text, more) for each line.
             on_close: called exactly once: at the end of the data, at an error, or by `close()`.
             limit: bytes; longer lines come in pieces.
+            rest: an unfinished line that was read before.
         """
         self._loop = loop
-        self._fd = fd
-        self._splitter = Splitter(on_line, limit)
+        self.fd = fd
+        self.splitter = Splitter(on_line, limit)
+        self.splitter.feed(rest)
         self._on_close = on_close
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._read)
@@ -301,12 +309,12 @@ class Stream:
     @property
     def closed(self) -> bool:
         """Is it done?"""
-        return self._fd < 0
+        return self.fd < 0
 
     def _read(self) -> int:
         """Read once; return the number of bytes, 0 when there is nothing now or nothing more."""
         try:
-            data = os.read(self._fd, READ_SIZE)
+            data = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
             return 0
         except OSError:
@@ -316,21 +324,21 @@ class Stream:
         if not data:
             self.close()
             return 0
-        self._splitter.feed(data)
+        self.splitter.feed(data)
         return len(data)
 
     def drain(self) -> None:
         """Read what is there now without waiting: for when the process is gone but a grandchild holds the pipe."""
         budget = DRAIN_SIZE
-        while budget > 0 and self._fd >= 0 and (got := self._read()):
+        while budget > 0 and self.fd >= 0 and (got := self._read()):
             budget -= got
 
     def close(self) -> None:
         """Stop reading, pass on an unfinished last line, close the descriptor. Safe to call twice."""
-        fd, self._fd = self._fd, -1
+        fd, self.fd = self.fd, -1
         if fd < 0:
             return
         self._loop.remove_reader(fd)
         os.close(fd)
-        self._splitter.finish()
+        self.splitter.finish()
         self._on_close()

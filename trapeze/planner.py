@@ -39,6 +39,7 @@ __all__ = [
     "pace",
     "plan",
     "settled",
+    "unwanted",
 ]
 
 
@@ -63,6 +64,8 @@ class Seen(Struct, frozen=True):
     """To be replaced although its generation is right (restart, recycling)."""
     accepting: bool = False
     """On its way out, but it has not said yet that it has heard so: a request may still go to it."""
+    recycle: str = ""
+    """Why it is to be replaced although it serves well (it has served or used enough); empty if it is not."""
 
 
 class Rules(NamedTuple):
@@ -119,6 +122,11 @@ class Plan(NamedTuple):
 
 def outdated(seen: Seen, want: Want) -> bool:
     """Is this a process that has to go, sooner or later?"""
+    return bool(seen.recycle) or unwanted(seen, want)
+
+
+def unwanted(seen: Seen, want: Want) -> bool:
+    """Is this another process than what is wanted? (One that is being recycled is as good as the one after it.)"""
     return not want.enabled or seen.generation != want.generation or seen.retire or seen.index >= want.count
 
 
@@ -192,7 +200,9 @@ def _stops(live: Sequence[Seen], old: Sequence[Seen], want: Want, rules: Rules) 
 def _why(seen: Seen, want: Want) -> str:
     if seen.generation != want.generation:
         return f"superseded by generation {want.generation}"
-    return "to be replaced" if seen.retire else f"scaled to {want.count}"
+    if seen.retire:
+        return "to be replaced"
+    return f"recycled: {seen.recycle}" if seen.recycle else f"scaled to {want.count}"
 
 
 def settled(view: Sequence[Seen], want: Want, finished: frozenset[int] = frozenset()) -> bool:
@@ -200,7 +210,7 @@ def settled(view: Sequence[Seen], want: Want, finished: frozenset[int] = frozens
     live = [seen for seen in view if seen.state in LIVE]
     if not want.enabled or want.count == 0:
         return not live
-    if any(outdated(seen, want) for seen in live) or any(seen.accepting for seen in view):
+    if any(unwanted(seen, want) for seen in live) or any(seen.accepting for seen in view):
         return False
     ready = {seen.index for seen in live if seen.state is State.READY}
     return all(index in ready or index in finished for index in range(want.count))

@@ -23,7 +23,17 @@ from msgspec import Struct
 
 from trapeze.boot import BOOT
 
-__all__ = ["ChildHandle", "Launch", "Listener", "is_plain", "job_of", "open_job", "plain_words", "worker_package"]
+__all__ = [
+    "DUMP_SIGNAL",
+    "ChildHandle",
+    "Launch",
+    "Listener",
+    "is_plain",
+    "job_of",
+    "open_job",
+    "plain_words",
+    "worker_package",
+]
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -53,7 +63,11 @@ class Launch(Struct, frozen=True, kw_only=True):
     notify: bool = False
     """A command that says READY=1 itself, by NOTIFY_SOCKET."""
     stop_signal: int = signal.SIGTERM
+    stop_timeout: float = 30.0
+    """Seconds until SIGKILL, for the keeper; we ourselves go by the deadlines of the process."""
     kill_group: bool = True
+    forks: bool = False
+    """A zygote or a spare: it gets a line on which we ask it for workers."""
     nofile: tuple[int, int] | None = None
     """The limit on descriptors to give back to the child, where the supervisor raised its own."""
 
@@ -71,6 +85,16 @@ class Listener(Protocol):
         """Reaped; `status` as `os.waitstatus_to_exitcode`. All output it wrote has been handed on before."""
 
 
+class ForkListener(Listener, Protocol):
+    """Who is told what becomes of a child that a zygote makes for us."""
+
+    def on_pid(self, pid: int) -> None:
+        """A zygote has made it; for what we spawn ourselves the pid is known at once, and this is not called."""
+
+    def on_failed(self, reason: str) -> None:
+        """A zygote could not make it: there is no process, and there will be no `on_exit`."""
+
+
 class ChildHandle(Protocol):
     """What the machine may do with a child: the whole seam to the operating system."""
 
@@ -81,8 +105,15 @@ class ChildHandle(Protocol):
     def send(self, signum: int) -> None:
         """Signal the process; nothing happens if it is gone."""
 
+    def tell(self, text: str) -> None:
+        """Say something to a worker of ours, by the socket on which it speaks to us; nothing happens to others."""
+
     def kill(self) -> None:
         """SIGKILL, to the group where it has one."""
+
+
+DUMP_SIGNAL = signal.SIGRTMAX - 3
+"""Makes a worker of ours write the stacks of all its threads. A real-time one: gunicorn resets the ordinary ones."""
 
 
 @cache
@@ -121,7 +152,7 @@ def plain_words(launch: Launch) -> list[str]:
     return [setpriv, "--pdeathsig", death, "/bin/sh", "-c", _CHECK_PARENT, "sh", str(os.getpid()), *launch.argv]
 
 
-def job_of(launch: Launch, notify_fd: int | None) -> dict[str, object]:
+def job_of(launch: Launch, notify_fd: int | None, fork_fd: int | None = None) -> dict[str, object]:
     """The Job of everything else; see the worker contract."""
     job: dict[str, object] = {
         "version": 1,
@@ -136,6 +167,8 @@ def job_of(launch: Launch, notify_fd: int | None) -> dict[str, object]:
         "stop_signal": int(launch.stop_signal),
         "nice": launch.nice,
         "notify_fd": notify_fd,
+        "fork_fd": fork_fd,
+        "dump_signal": DUMP_SIGNAL,
     }
     limits = job["rlimits"]
     if launch.nofile is not None and isinstance(limits, dict):

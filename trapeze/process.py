@@ -6,21 +6,28 @@ out: signals are sent and deadlines set.
 
 from __future__ import annotations
 
+import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from trapeze.lifecycle import LIVE, Effect, Event, Outcome, State, in_words, outcome, step
 from trapeze.planner import Seen
-from trapeze.prelude import ChildHandle
+from trapeze.prelude import DUMP_SIGNAL, ChildHandle
+from trapeze.sockets import ListenSocket
 
-__all__ = ["Process", "Timeouts"]
+__all__ = ["TO_DUMP", "Process", "Timeouts"]
 
 _KILL_AGAIN = 5.0
 """Seconds between SIGKILLs: a process in uninterruptible sleep may take the first only later."""
 
+TO_DUMP = 0.5
+"""Seconds between the request for the stacks and SIGKILL: it takes milliseconds, where it works at all."""
+
 _TAIL_LINES = 40
+_STACK_LINES = 400
+"""Lines of a dump that are kept: a hundred threads come to a thousand or more."""
 
 
 class Timeouts(Struct, frozen=True):
@@ -42,6 +49,8 @@ class Process:
         self.generation = generation
         self.role = role
         self.state = State.STARTING
+        self.born = now
+        """When it was spawned, monotonic seconds."""
         self.since = now
         self.why = "spawned"
         self.handle: ChildHandle | None = None
@@ -51,17 +60,30 @@ class Process:
         """What it says of itself (STATUS=)."""
         self.retire = False
         """Somebody wants it replaced; the planner decides when."""
+        self.wish = ""
+        """Why it should be recycled, when its turn has come."""
+        self.recycle = ""
+        """Why it is being recycled now."""
+        self.slot: int | None = None
+        """In the scoreboard."""
+        self.stacks: list[str] | None = None
+        """What it has written on stderr since it was asked for its stacks; None if it was not."""
         self.asked = False
         """The planner asked it to leave."""
         self.speaks = False
         """It is a worker of ours, that says when it has taken note of its stop signal."""
         self.heard_stop = False
         """It has said so."""
+        self.held: Sequence[ListenSocket] = ()
+        """Sockets whose queue has to be empty before it gets its stop signal; see `lastout`."""
         self.error: tuple[str, str, str] | None = None
         """Message, traceback and hint of a worker that could not start."""
+        self.overran: float | None = None
+        """When its time to become ready was over, monotonic seconds: from then on it is replaced."""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.outcome: Outcome | None = None
         self.stop_probe: Callable[[], None] = lambda: None
+        self._verdict = ""
         self._timeouts = timeouts
         self._deadlines: dict[State, float] = {}
         if timeouts.start:
@@ -80,7 +102,7 @@ class Process:
     def seen(self) -> Seen:
         """The process as the planner sees it."""
         accepting = self.state is State.STOPPING and self.speaks and not self.heard_stop
-        return Seen(self.id, self.index, self.generation, self.state, self.since, self.retire, accepting)
+        return Seen(self.id, self.index, self.generation, self.state, self.since, self.retire, accepting, self.recycle)
 
     def uptime(self, now: float) -> float:
         """Seconds since it became ready; 0 if it never did."""
@@ -97,6 +119,8 @@ class Process:
         """
         before = self.state
         next_state, effect = step(before, event)
+        if before is State.STARTING and event in (Event.DEADLINE, Event.HUNG):
+            self.overran = now
         if next_state is not before:
             self.state, self.since = next_state, now
             self.why = why
@@ -104,14 +128,29 @@ class Process:
         self._carry_out(effect, now, extend)
         return next_state is not before
 
+    @property
+    def stop_timeout(self) -> float:
+        """Seconds it has to leave, from the moment on when it was wanted to."""
+        return self._timeouts.stop
+
+    def release(self, now: float) -> None:
+        """Send the stop signal that was held back, and say before how much of the time is left."""
+        self.held = ()
+        if self.handle is not None:
+            self.handle.tell(f"STOP_TIMEOUT={max(0.0, (self.deadline or now) - now):.3f}")
+            self.handle.send(self._timeouts.stop_signal)
+
     def _carry_out(self, effect: Effect, now: float, extend: float) -> None:
         if effect is Effect.ACCEPTED:
             self.ready_at = now
         elif effect in (Effect.TERMINATE, Effect.AWAIT_EXIT):
             # An unlimited stop_timeout does not exist: 0 means "do not wait".
             self._deadlines[State.STOPPING] = now + self._timeouts.stop
-            if effect is Effect.TERMINATE and self.handle is not None:
+            if effect is Effect.TERMINATE and self.handle is not None and not self.held:
                 self.handle.send(self._timeouts.stop_signal)
+        elif effect is Effect.DUMP:
+            self._deadlines[State.KILLING] = now + TO_DUMP
+            self.dump()
         elif effect is Effect.KILL:
             self._deadlines[State.KILLING] = now + _KILL_AGAIN
             if self.handle is not None:
@@ -119,6 +158,30 @@ class Process:
         elif effect is Effect.EXTEND and self.deadline is not None:
             # Only ever later: a child cannot shorten what the operator allowed.
             self._deadlines[self.state] = max(self._deadlines[self.state], now + extend)
+
+    def dump(self) -> None:
+        """Have it write the stacks of all its threads on stderr. One that is stopped (SIGSTOP) would not: wake it."""
+        self.stacks = []
+        if self.handle is not None:
+            self.handle.send(DUMP_SIGNAL)
+            self.handle.send(signal.SIGCONT)
+
+    def line(self, stream: str, text: str) -> None:
+        """It has written a line."""
+        self.tail.append(text)
+        if self.stacks is not None and stream == "stderr" and len(self.stacks) < _STACK_LINES:
+            self.stacks.append(text)
+
+    def condemn(self, now: float, why: str) -> None:
+        """It is ready and hangs: its deadline is now."""
+        self._deadlines[State.READY] = now
+        self._verdict = why
+
+    @property
+    def expiry(self) -> Event:
+        """What it is that the deadline of the present state has passed: what is ours can say where it hangs."""
+        ours = self.speaks or self.role in ("zygote", "spare")
+        return Event.HUNG if ours and self.state is State.STARTING else Event.DEADLINE
 
     def overdue(self, now: float) -> str:
         """The reason in words why the deadline of the present state has passed."""
@@ -128,7 +191,7 @@ class Process:
             return f"still there {self._timeouts.stop:g} s after the stop signal"
         if self.state is State.KILLING:
             return f"still there {now - self.since:.0f} s after SIGKILL: in uninterruptible sleep?"
-        return "no heartbeat"
+        return self._verdict
 
     def bury(self, status: int, now: float) -> Outcome:
         """The process was reaped with `status`. Return how that is to be judged."""
@@ -143,6 +206,8 @@ class Process:
         text = in_words(status)
         if self.error is not None:
             return f"{self.error[0]} ({text})"
+        if self.asked and self.recycle:
+            return f"{text} (recycled: {self.recycle})"
         if self.asked or before not in (State.STOPPING, State.KILLING) or not reason:
             early = self.ready_at is None and not self.asked and self.role == "worker"
             return f"{text} before it was ready" if early else text

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from trapeze.runtime import Instance
-from trapeze.status import ProcessStatus, ServiceStatus, Snapshot, Transition
+from trapeze.status import ProcessStatus, ServiceStatus, Snapshot, StandbyStatus, Transition
 
 __all__ = ["LogPrinter", "ago", "aligned", "clock", "instances", "live", "status_rows", "summary", "transition"]
 
@@ -62,6 +62,10 @@ def summary(snapshot: Snapshot, now: float) -> str:
         f"revision {snapshot.revision}",
         f"trapeze {snapshot.version}",
     ]
+    if snapshot.image > 1:
+        parts[-1] += f" since {ago(snapshot.image_since, now)} (upgraded in place)"
+    if snapshot.installed not in ("", snapshot.version):
+        parts.append(f"trapeze {snapshot.installed} is installed: `trapeze upgrade` runs it")
     if snapshot.config:
         parts.append(snapshot.config)
     if snapshot.stopping:
@@ -76,6 +80,7 @@ def status_rows(snapshot: Snapshot, now: float, names: Sequence[str] = ()) -> li
         if not names or service.name in names:
             rows.append(_service_row(service, now))
             rows += [_process_row(process, service.generation, now) for process in service.processes]
+            rows += [_standby_row(standby, service, now) for standby in service.standby]
     return rows
 
 
@@ -85,6 +90,8 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
         why += f"; last failure: {service.last_failure}"
     if service.next_try is not None and service.next_try > now:
         why += f"; next try in {service.next_try - now:.1f} s"
+    if service.pinned_why:
+        why += f"; not preloaded: {service.pinned_why}"
     served = " ".join(filter(None, (service.interface, service.backend)))
     if served:
         why += f" ({served})"
@@ -107,6 +114,21 @@ def _process_row(process: ProcessStatus, generation: int, now: float) -> tuple[s
     old = "" if process.generation == generation else str(process.generation)
     name, since = f"  [{process.index}] #{process.id}", ago(process.since, now)
     return (name, process.state, "", pid, old, "", memory(process.rss or 0), since, why)
+
+
+def _standby_row(standby: StandbyStatus, service: ServiceStatus, now: float) -> tuple[str, ...]:
+    pid = "" if standby.pid is None else str(standby.pid)
+    old = "" if standby.generation == service.generation else str(standby.generation)
+    if standby.role == "spare":
+        why = "imported, replaces the first worker that crashes"
+    elif standby.generation in service.kept:
+        why = "kept for rollback"
+    else:
+        why = "new workers are forked from it"
+    if standby.state == "STARTING":
+        why = "imports the app"
+    name, since = f"  {standby.role} #{standby.id}", ago(standby.since, now)
+    return (name, standby.state, "", pid, old, "", memory(standby.rss or 0), since, why)
 
 
 def status_text(snapshot: Snapshot, now: float, names: Sequence[str] = ()) -> str:

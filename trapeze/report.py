@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from trapeze.events import Clock
 from trapeze.lifecycle import State
-from trapeze.planner import outdated
+from trapeze.planner import unwanted
 from trapeze.service import Service
-from trapeze.status import Health, ProcessStatus, ServiceStatus, Status, derive
+from trapeze.status import Health, ProcessStatus, ServiceStatus, StandbyStatus, Status, derive
+from trapeze.zygotes import IMPORTS
 
-__all__ = ["Progress", "Ticket", "health", "is_up", "judge", "progress", "service_status"]
+__all__ = [
+    "Progress",
+    "Ticket",
+    "health",
+    "installed",
+    "is_up",
+    "judge",
+    "pin",
+    "progress",
+    "service_status",
+    "why_nothing_kept",
+]
 
 
 Resident = Callable[[int], int | None]
@@ -25,6 +39,8 @@ class Ticket(NamedTuple):
     revision: int
     services: Mapping[str, int]
     """Name -> generation that satisfies it."""
+    running: frozenset[str] = frozenset()
+    """Those of them that were wanted to run when it was accepted."""
 
 
 class Progress(NamedTuple):
@@ -43,7 +59,7 @@ def health(service: Service) -> Health:
     workers = service.workers()
     want = service.want
     counts = {state: sum(process.state is state for process in workers) for state in State}
-    outdated_live = sum(process.live and outdated(process.seen(), want) for process in workers)
+    outdated_live = sum(process.live and unwanted(process.seen(), want) for process in workers)
     count = want.count if want.enabled else 0
     finished = [index for index in service.ledger.finished if index < want.count]
     failed_task = any(service.ledger.finished[index] for index in finished)
@@ -52,10 +68,12 @@ def health(service: Service) -> Health:
     if not waiting and step is not None:
         steps = service.current.steps
         waiting = f"pre_start {step.index + 1} of {len(steps)}: {steps[step.index]}" if step.index < len(steps) else ""
+    if not waiting and count and service.zygotes.needed and service.zygotes.importing:
+        waiting = f"the import of {service.current.spec.app}"
     return Health(
         want=count,
         enabled=want.enabled,
-        ready=sum(p.state is State.READY and not outdated(p.seen(), want) for p in workers),
+        ready=sum(p.state is State.READY and not unwanted(p.seen(), want) for p in workers),
         ready_any=counts[State.READY],
         starting=counts[State.STARTING],
         leaving=counts[State.STOPPING] + counts[State.KILLING],
@@ -98,14 +116,17 @@ def service_status(service: Service, since: float, clock: Clock, resident: Resid
     status, why = judge(service)
     spec = service.current.spec
     waits = service.ledger.history.not_before > clock.now()
+    pinned, pinned_why = pin(service)
+    numbers = health(service)
     return ServiceStatus(
         name=service.name,
         kind="web" if spec.is_web else "side",
         status=status,
         why=why,
         since=clock.wall(since),
-        want=service.want.count if service.want.enabled else 0,
-        ready=health(service).ready,
+        want=numbers.want,
+        # Who serves, of whatever generation: in the middle of a deploy nothing is missing.
+        ready=max(numbers.ready, min(numbers.ready_any, numbers.want)),
         generation=service.want.generation,
         restarts=service.ledger.restarts,
         backend=service.facts.backend or (spec.backend if spec.app is not None else ""),
@@ -125,20 +146,93 @@ def service_status(service: Service, since: float, clock: Clock, resident: Resid
                 rss=None if process.pid is None else resident(process.pid),
             )
             for process in service.processes.values()
+            if process.role not in IMPORTS
+        ],
+        pinned=pinned,
+        pinned_why=pinned_why,
+        kept=list(reversed(service.past)),
+        standby=[
+            StandbyStatus(
+                id=process.id,
+                role=process.role,
+                pid=process.pid,
+                generation=process.generation,
+                state=process.state.value,
+                since=clock.wall(process.since),
+                rss=None if process.pid is None else resident(process.pid),
+            )
+            for process in service.zygotes.all()
         ],
     )
 
 
+_VERSION = re.compile(r'^__version__ = "([^"]+)"', re.MULTILINE)
+
+
+def installed() -> str:
+    """The version of trapeze that lies on the disk now; "" where it cannot be read."""
+    try:
+        with open(os.path.join(os.path.dirname(__file__), "__init__.py"), encoding="utf-8") as file:
+            found = _VERSION.search(file.read())
+    except (OSError, ValueError):
+        return ""
+    return found[1] if found else ""
+
+
+def pin(service: Service) -> tuple[bool, str]:
+    """Is the code of the wanted generation pinned, and why not?"""
+    spec = service.current.spec
+    if spec.app is None or not service.want.enabled:
+        return False, ""
+    why = service.zygotes.why_not(service.current)
+    if why is None:
+        return False, ""  # nobody knows yet; `why` says that it is being imported
+    if why:
+        return False, why
+    ready = service.zygotes.forks(service.current.number)
+    return ready, "" if ready else "its zygote has ended, another is on its way"
+
+
+def why_nothing_kept(service: Service) -> tuple[str, str]:
+    """Why there is no generation to go back to, and what to do about it."""
+    spec = service.current.spec
+    if spec.app is None:
+        return "it is a command, whose code trapeze does not import", "put the old version back and reload"
+    if spec.keep_generations == 0:
+        return "keep_generations is 0", "put the old code back and reload"
+    pinned, why = pin(service)
+    if not pinned and why:
+        return f"it is not preloaded ({why})", "put the old code back and reload"
+    if service.top > 1:
+        return "the zygote of the generation before has ended", "put the old code back and reload"
+    return f"generation {service.want.generation} is the first", ""
+
+
 def progress(ticket: Ticket, services: Mapping[str, Service], rollbacks: Mapping[tuple[str, int], str]) -> Progress:
-    """How far `ticket` has come. The first service that failed decides; done when all are."""
+    """How far `ticket` has come: done when all of its services are, or have failed."""
     parts = {name: _part(ticket, name, services.get(name), rollbacks) for name in ticket.services}
     generations = {name: services[name].want.generation for name in parts if name in services}
     failed = [part for part in parts.values() if part.failed]
     message = "; ".join(f"{name}: {part.message}" for name, part in parts.items())
-    if failed:
-        output = [line for part in failed for line in part.output]
+    done = all(part.done for part in parts.values())
+    if done and failed:
+        output: list[str] = []
+        for name, part in parts.items():
+            if part.failed and part.output:
+                output += ([f"{name}:"] if len(parts) > 1 else []) + list(part.output)
         return Progress(True, True, failed[0].code, message, output, generations)
-    return Progress(all(part.done for part in parts.values()), False, "", message, (), generations)
+    return Progress(done, False, "", message, (), generations)
+
+
+def _called_off(ticket: Ticket, name: str, service: Service) -> str:
+    """Why an order for another generation will not be carried out any more; "" if it will."""
+    if name in ticket.running and not service.want.enabled:
+        return "called off: the service was stopped"
+    wanted, now = ticket.services[name], service.want.generation
+    # A later reload brings newer code than was asked for: that is no failure.
+    if now != wanted and now != service.top:
+        return f"called off: generation {now} is wanted again"
+    return ""
 
 
 def _part(ticket: Ticket, name: str, service: Service | None, rollbacks: Mapping[tuple[str, int], str]) -> Progress:
@@ -156,6 +250,8 @@ def _part(ticket: Ticket, name: str, service: Service | None, rollbacks: Mapping
         return Progress(done=True, message="sent")
     if ticket.verb == "stop":
         return Progress(done=service.gone, message=why if not service.gone else "stopped")
+    if ticket.verb in ("reload", "rollback") and (off := _called_off(ticket, name, service)):
+        return Progress(True, True, "called_off", off)
     if status is Status.FAILED:
         return Progress(True, True, "failed", why, service.ledger.output)
     whole = service.is_settled() and not service.waiting_for

@@ -7,6 +7,9 @@ Goals, in this order:
    (with full jitter, so that services which fell together do not rise together), and after `intensity` failures
    within `period` the service is FAILED, visibly.
 3. What may heal by itself heals by itself: a FAILED service gets one try per `cap` seconds.
+4. A service of several processes is judged like one of one. What falls together is one failure: only the end of a
+   process that was spawned after the last failure says that trying again did not help. And as long as one of them
+   serves and has proved itself the code can run, and the others are replaced, however often they end.
 
 The delay is exponential backoff with full jitter (M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog,
 2015): a uniform draw between nothing and the doubled bound. The bound is capped, because without a cap a service that
@@ -38,20 +41,37 @@ class History(Struct, frozen=True):
 FRESH = History()
 
 
-def failed(history: History, now: float, policy: RestartSpec, jitter: float, *, final: bool = False) -> History:
-    """Return the history after one more failure at `now`.
+def failed(
+    history: History,
+    now: float,
+    policy: RestartSpec,
+    jitter: float,
+    *,
+    born: float | None = None,
+    proven: bool = False,
+    stillborn: bool = False,
+    final: bool = False,
+) -> History:
+    """Return the history after the failure of one process at `now`.
 
     Args:
         history: what was known before.
         now: monotonic seconds.
         policy: the service's restart policy.
         jitter: a random draw from [0, 1), passed in so that this stays pure.
+        born: when the process was spawned; None if that does not matter.
+        proven: a sibling of the same generation serves, and has for long enough: this is no reason to give up.
+        stillborn: it never became ready. Such failures add up however long each of them takes: an app that hangs
+            until its start_timeout may need more than a period for each.
         final: there is no hope in trying again soon.
     """
+    if not final and born is not None and history.failures and born < history.failures[-1]:
+        return history
     recent = (*(at for at in history.failures if now - at < policy.period), now)
     streak = history.streak + 1
     # Once given up, only health (`forgiven`) brings it back: a failure a minute must not look like a fresh start.
-    exhausted = final or history.exhausted or len(recent) >= policy.intensity
+    many = len(recent) >= policy.intensity or (stillborn and streak >= policy.intensity)
+    exhausted = final or (not proven and (history.exhausted or many))
     wait = policy.cap if exhausted else _delay(streak, policy, jitter)
     return History(recent[-policy.intensity :], streak, now + wait, exhausted)
 

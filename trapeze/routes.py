@@ -7,8 +7,9 @@ names the revision and the generations that will satisfy it.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -28,10 +29,12 @@ from trapeze.calls import (
     SignalQuery,
     Supervisor,
     Ticket,
+    UpgradeQuery,
     WriteQuery,
+    error_body,
 )
 from trapeze.door import Reply, Request
-from trapeze.errors import UnknownName
+from trapeze.errors import TrapezeError, UnknownName, WaitTimeout
 from trapeze.settle import change, deadline_in, farewell, settle
 
 if TYPE_CHECKING:
@@ -134,6 +137,11 @@ def _forget(order: asyncio.Future[Ticket]) -> None:
         order.exception()  # seen, whether or not somebody still waits for it
 
 
+async def _rollback(call: Call) -> Reply:
+    since = call.supervisor.revision
+    return await settle(call, call.supervisor.rollback(call.name, call.who), since)
+
+
 async def _restart(call: Call) -> Reply:
     since = call.supervisor.revision
     query: ProcessQuery = call.query
@@ -181,6 +189,45 @@ async def _shutdown(call: Call) -> Reply:
     return Reply(200, lines=farewell(call.supervisor, answer, query, since))
 
 
+async def _upgrade(call: Call) -> Reply:
+    query: UpgradeQuery = call.query
+    if query.python is not None and call.uid not in (0, os.geteuid()):
+        # Whoever may order a reload may not for that reason run any program as the user that we are.
+        raise Refusal(403, "forbidden", f"uid {call.uid} may not choose the program that takes our place")
+    if call.supervisor.upgrade is None:
+        raise Refusal(409, "busy", "no upgrade while everything starts")
+    order = asyncio.ensure_future(call.supervisor.upgrade(call.who, query.python))
+    order.add_done_callback(lambda done: done.cancelled() or done.exception())
+    if query.wait is None:
+        return Reply(202, {"revision": call.supervisor.revision, "message": "on its way, or refused: see the events"})
+    if query.progress:
+        return Reply(200, lines=_upgrade_lines(order, query.wait))
+    return _upgraded(await _outcome(order, query.wait))
+
+
+async def _outcome(order: asyncio.Future[Mapping[str, object]], wait: float) -> Mapping[str, object] | TrapezeError:
+    try:
+        async with asyncio.timeout(wait):
+            return await asyncio.shield(order)
+    except TrapezeError as error:
+        return error
+    except TimeoutError:
+        return WaitTimeout(f"not done after {round(wait, 2):g} s", hint="it goes on all the same; see the events")
+
+
+def _upgraded(outcome: Mapping[str, object] | TrapezeError) -> Reply:
+    if not isinstance(outcome, TrapezeError):
+        return Reply(200, outcome)
+    status = 504 if isinstance(outcome, WaitTimeout) else 409
+    output = getattr(outcome, "output", ())
+    return error_body(status, outcome.code, outcome.message, hint=outcome.hint, output=output)
+
+
+async def _upgrade_lines(order: asyncio.Future[Mapping[str, object]], wait: float) -> AsyncIterator[object]:
+    reply = _upgraded(await _outcome(order, wait))
+    yield {"answer": reply.value} if reply.status < 400 else {"error": reply.value, "status": reply.status}
+
+
 def _signal_number(text: str) -> int:
     name = text.upper().removeprefix("SIG")
     with_name = getattr(signal, f"SIG{name}", None) if name.isalnum() else None
@@ -202,7 +249,9 @@ ROUTES = (
     Route("POST", "/reload", WriteQuery, _reload, "read the configuration again, roll every web service"),
     Route("POST", "/restart", WriteQuery, _restart_all, "replace every process"),
     Route("POST", "/shutdown", ShutdownQuery, _shutdown, "stop everything, and the supervisor itself"),
+    Route("POST", "/upgrade", UpgradeQuery, _upgrade, "put a new program in place of this one; everything goes on"),
     Route("POST", "/services/NAME/reload", WriteQuery, _reload, "roll one service to a new generation"),
+    Route("POST", "/services/NAME/rollback", WriteQuery, _rollback, "go back to the generation that served before"),
     Route("POST", "/services/NAME/restart", ProcessQuery, _restart, "replace its processes, or one by its id"),
     Route("POST", "/services/NAME/scale", ScaleQuery, _scale, "run count=N processes, or delta=N more"),
     Route("POST", "/services/NAME/start", WriteQuery, _start, "enable it"),
@@ -226,7 +275,7 @@ async def dispatch(supervisor: Supervisor, request: Request) -> Reply:
     for route, name in candidates:
         if route.method == method:
             who = f"uid {request.peer.uid} pid {request.peer.pid} (control)"
-            return await route.run(Call(supervisor, _query(route, target.query), name, who))
+            return await route.run(Call(supervisor, _query(route, target.query), name, who, request.peer.uid))
     allowed = ", ".join("GET, HEAD" if route.method == "GET" else route.method for route, _ in candidates)
     raise Refusal(405, "usage", f"{target.path} takes {allowed}, not {method}", headers=(("allow", allowed),))
 

@@ -67,21 +67,24 @@ class Instance(NamedTuple):
 class Claim:
     """A name that is ours as long as `sock` is open."""
 
-    def __init__(self, name: str, path: str, sock: socket.socket) -> None:
+    def __init__(self, name: str, path: str, sock: socket.socket, inode: tuple[int, int] | None = None) -> None:
+        """`inode`: of the socket's file, where it is known; the file may be another's by now."""
         self.name = name
         self.path = path
         self.sock = sock
-        found = os.lstat(path)
-        self._inode = (found.st_dev, found.st_ino)
+        if inode is None:
+            found = os.lstat(path)
+            inode = found.st_dev, found.st_ino
+        self.inode = inode
 
     def release(self) -> None:
         """Close the socket and unlink its path, if it is still ours. May be called twice."""
         # Unlinked before it is closed: in between a starter would find a socket that refuses, and replace it.
         with contextlib.suppress(OSError):
             found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == self._inode:
+            if (found.st_dev, found.st_ino) == self.inode:
                 os.unlink(self.path)
-        self._inode = (-1, -1)
+        self.inode = (-1, -1)
         self.sock.close()
 
 

@@ -12,18 +12,19 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from trapeze import notify, restart
+from trapeze.ear import Ear
+from trapeze.gate import gate
 from trapeze.generation import Generation
 from trapeze.host import Host
+from trapeze.lastout import LastOut
 from trapeze.ledger import Ledger
 from trapeze.lifecycle import Event, Outcome, State
-from trapeze.planner import Gate, Plan, Prepare, Rules, Spawn, Stop, Want, outdated, pace, plan, settled
+from trapeze.planner import Plan, Prepare, Rules, Spawn, Stop, Want, outdated, plan, settled
 from trapeze.process import Process
+from trapeze.vigil import Vigil
+from trapeze.zygotes import IMPORTS, Zygotes
 
 __all__ = ["Service"]
-
-
-_TAIL_WIDTH = 1000
-"""Characters of a line that are kept for a process's last words."""
 
 
 class Service:
@@ -37,7 +38,12 @@ class Service:
         self.want = Want(spec.workers, generation.number, spec.enabled)
         self.good: int | None = None
         """The last generation that settled: what a failed one falls back to."""
+        self.past: list[int] = []
+        """Earlier good generations that are kept for `rollback`, the latest last."""
         self.processes: dict[int, Process] = {}
+        self.zygotes = Zygotes(self)
+        self.vigil = Vigil(self)
+        self.last_out = LastOut(self)
         self.ledger = Ledger()
         self.waiting_for: tuple[str, ...] = (spec.after and tuple(spec.after)) or ()
         """Services that have still to be ready before the first process may start."""
@@ -68,6 +74,12 @@ class Service:
         self.generations[generation.number] = generation
         self.top = generation.number
         self.want = Want(count, generation.number, enabled)
+        self._begin_anew()
+
+    def rollback(self, generation: Generation) -> None:
+        """Want an earlier generation again, one of `past` or the last good one."""
+        self.generations[generation.number] = generation
+        self.want = replace(self.want, generation=generation.number)
         self._begin_anew()
 
     def scale(self, count: int) -> None:
@@ -106,6 +118,13 @@ class Service:
             process.asked = True
             self._apply(process, Event.FORCE, "not waited for")
 
+    @property
+    def predecessor(self) -> int | None:
+        """The generation that `rollback` goes to: the last good one, or when that serves the one before."""
+        if self.good is not None and self.good != self.want.generation:
+            return self.good
+        return self.past[-1] if self.past else None
+
     # ---- what is: events ----
 
     def became_ready(self, process: Process, why: str = "ready") -> None:
@@ -118,10 +137,13 @@ class Service:
         """The process said something."""
         if message.facts is not None:
             self.facts = message.facts
+            if message.ready and process.role in IMPORTS and process.state is State.STARTING:
+                self.zygotes.became_ready(process, message.facts.unsafe)
         if message.error is not None:
             process.error = (message.error.message, message.error.traceback, message.error.hint)
         if message.status is not None:
             process.said = message.status
+        process.wish = message.recycle or process.wish
         if message.extend is not None:
             self._apply(process, Event.EXTEND, extend=message.extend)
         if message.ready:
@@ -140,17 +162,35 @@ class Service:
         self.host.changed(self, process, before)
         if process.role == "pre_start" and judged is Outcome.DONE:
             self.steps_done += process.generation == self.want.generation
-        else:
+        elif process.role not in IMPORTS or self.zygotes.ended(process, now):
             self._account(process, status, now)
         self.host.ended(self, process)
         del self.processes[process.id]
+        self.vigil.left(process)
         self.host.touched(self)
+
+    def born(self, process: Process, pid: int) -> None:
+        """A zygote has made it."""
+        process.pid = pid
+        self.host.changed(self, process, None)
+
+    def unborn(self, process: Process, reason: str) -> None:
+        """A zygote could not make it."""
+        if process.state is State.STARTING:
+            self._spawn_failed(process, f"cannot start: {reason}", self.host.now())
+            self.host.touched(self)
+        elif process.id in self.processes:
+            self.exited(process, 0)
 
     def _account(self, process: Process, status: int, now: float) -> None:
         """Let the end of a process count; a generation that is beyond hope gives way to the last good one."""
         policy = self.generations[process.generation].spec.restarts
         current = process.generation == self.want.generation
-        self.ledger.enter(process, status, now, policy, self.host.jitter(), current=current)
+        final = process.role == "pre_start" or self._is_verdict(process)
+        others = self._current_workers() if self.good == self.want.generation else ()
+        self.ledger.enter(
+            process, status, now, policy, self.host.jitter(), current=current, final=final, siblings=others
+        )
         if self.ledger.history.exhausted and self.good not in (None, self.want.generation):
             assert self.good is not None
             failed = self.want.generation
@@ -158,6 +198,13 @@ class Service:
             self.ledger.history = restart.FRESH
             self.steps_done = len(self.current.steps)
             self.host.rolled_back(self, failed, self.ledger.failure)
+
+    def _is_verdict(self, process: Process) -> bool:
+        """New code that says why it cannot start, or hangs, will do the same in a minute: the deploy has failed."""
+        if self.good in (None, process.generation) or process.outcome is not Outcome.START_FAILED:
+            return False
+        proved = any(p.ready_at is not None for p in self.workers() if p.generation == process.generation)
+        return not proved and (process.role == "zygote" or process.error is not None or process.overran is not None)
 
     # ---- from one to the other ----
 
@@ -176,80 +223,72 @@ class Service:
 
     def plan(self) -> Plan:
         """What the planner says now."""
-        limit, retry_at = self._limit()
-        steps = [process for process in self.processes.values() if process.role == "pre_start"]
-        gate = Gate(
-            open=not self.waiting_for,
-            limit=limit,
-            retry_at=retry_at,
-            finished=frozenset(self.ledger.finished),
-            steps_left=bool(steps) or self.steps_done < len(self.current.steps),
-            step_running=bool(steps),
-        )
-        return plan([process.seen() for process in self.workers()], self.want, self.rules, gate)
-
-    def _limit(self) -> tuple[int | None, float | None]:
-        """How many may be spawned now, and when that may be different."""
-        now = self.host.now()
-        limit = restart.may_spawn(self.ledger.history, now)
-        starting = sum(process.state is State.STARTING for process in self.workers())
-        if limit == 1 and starting:
-            return 0, None  # the end of the one that starts is what to wait for
-        first = self.good is None and self.current.spec.app is not None
-        if limit is None and first and not any(process.state is State.READY for process in self.workers()):
-            return pace(starting, self.host.processors, now, self.begun)
-        return limit, self.ledger.history.not_before
+        return plan([process.seen() for process in self.workers()], self.want, self.rules, gate(self))
 
     def react(self) -> None:
         """Do what the planner says until it says nothing more; note when to be woken."""
         if self.frozen:
             return
         now = self.host.now()
+        self.vigil.look(now)
         for process in [p for p in self.processes.values() if p.deadline is not None and p.deadline <= now]:
-            self._apply(process, Event.DEADLINE, process.overdue(now))
+            self._apply(process, process.expiry, process.overdue(now))
         self.ledger.forgive(self._current_workers(), now, self.current.spec.restarts)
-        self._stop_steps()
+        self._stop_unwanted()
         while (todo := self.plan()).actions:
             for action in todo.actions:
                 if isinstance(action, Stop):
-                    self._stop(action)
+                    self._stop(action, todo)
                 elif isinstance(action, Spawn):
                     self._spawn(action.index)
                 else:
                     assert isinstance(action, Prepare)
-                    self._spawn(self.steps_done, role="pre_start")
+                    self._prepare()
         self._settle()
+        self._stop_unwanted()
+        if missing := self.zygotes.missing(now):
+            self._spawn(0, role=missing)
         self.wake_at = self._next_wake(todo, now)
 
-    def _stop(self, action: Stop) -> None:
+    def _stop(self, action: Stop, todo: Plan) -> None:
         process = self.processes[action.id]
+        self.last_out.hold(process, todo)
         process.asked = True
         self._apply(process, Event.STOP, action.why)
 
-    def _stop_steps(self) -> None:
-        """A pre_start command of a generation that nobody wants any more has to go."""
-        for process in self.processes.values():
-            if process.role == "pre_start" and process.live and outdated(replace(process.seen(), index=0), self.want):
-                process.asked = True
-                self._apply(process, Event.STOP, "no longer wanted")
+    def _stop_unwanted(self) -> None:
+        """A pre_start command of a generation that nobody wants any more has to go; imports likewise."""
+        steps = [process for process in self.processes.values() if process.role == "pre_start" and process.live]
+        old = [process for process in steps if outdated(replace(process.seen(), index=0), self.want)]
+        for process in (*old, *self.zygotes.unwanted()):
+            process.asked = True
+            self._apply(process, Event.STOP, "no longer wanted")
+
+    def _prepare(self) -> None:
+        """What comes before the first worker: the commands of pre_start, then the import of the app."""
+        if self.steps_done < len(self.current.steps):
+            self._spawn(self.steps_done, role="pre_start")
+        else:
+            self._spawn(0, role="zygote")
 
     def _spawn(self, index: int, *, role: str = "worker") -> None:
         generation = self.current
-        timeouts = generation.timeouts if role == "worker" else generation.step_timeouts
+        timeouts = generation.step_timeouts if role == "pre_start" else generation.timeouts
         now = self.host.now()
         process = Process(self.host.next_id(), index, generation.number, timeouts, now, role=role)
         self.processes[process.id] = process
         worker = role == "worker"
         if worker and self.begun is None:
             self.begun = now
-        launch = generation.launch(self.name, index) if worker else generation.launch_step(self.name, index)
         try:
-            process.handle = self.host.spawn(launch, _Ear(self, process))
+            process.handle = self.zygotes.make(process, generation, Ear(self, process))
         except OSError as error:
-            self._spawn_failed(process, error, now)
+            text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+            self._spawn_failed(process, f"cannot start: {text}", now)
             return
-        process.pid = process.handle.pid
-        self.host.changed(self, process, None)
+        if process.handle.pid:  # a zygote tells it later
+            process.pid = process.handle.pid
+            self.host.changed(self, process, None)
         spec = generation.spec
         process.speaks = worker and spec.app is not None
         if worker and spec.app is None:
@@ -258,13 +297,14 @@ class Service:
             elif spec.ready != "notify":
                 process.stop_probe = self.host.probe(self, process, spec.ready)
 
-    def _spawn_failed(self, process: Process, error: OSError, now: float) -> None:
-        process.error = (f"cannot start: {error.strerror}: {error.filename}" if error.filename else str(error), "", "")
+    def _spawn_failed(self, process: Process, reason: str, now: float) -> None:
+        process.error = (reason, "", "")
         process.outcome = Outcome.START_FAILED
         self._apply(process, Event.SPAWN_FAILED, process.error[0])
         self._account(process, 127, now)
         self.host.ended(self, process)
         del self.processes[process.id]
+        self.vigil.left(process)
 
     def _apply(self, process: Process, event: Event, why: str = "", *, extend: float = 0.0) -> None:
         before = process.state
@@ -273,6 +313,7 @@ class Service:
 
     def _settle(self) -> None:
         if self.is_settled() and self.want.enabled and self._is_proved():
+            self.past = self.zygotes.kept(self.past, self.good, self.want.generation)
             self.good = self.want.generation
             self.ledger.whole()
         used = {process.generation for process in self.processes.values()} | {self.want.generation, self.good}
@@ -292,7 +333,7 @@ class Service:
 
     def _next_wake(self, todo: Plan, now: float) -> float | None:
         times = [process.deadline for process in self.processes.values()]
-        times.append(todo.wake_at)
+        times += [todo.wake_at, self.zygotes.due(now), self.vigil.due, self.last_out.attend(now)]
         times.append(self.ledger.forgiveness_due(self._current_workers(), now, self.current.spec.restarts))
         return min((at for at in times if at is not None), default=None)
 
@@ -302,33 +343,6 @@ class Service:
         return all(process.handle is not None and process.handle.unreachable for process in self.processes.values())
 
     def retained(self) -> Sequence[Generation]:
-        """The generations it still refers to."""
-        return list(self.generations.values())
-
-
-class _Ear:
-    """Passes on what one child says."""
-
-    def __init__(self, service: Service, process: Process) -> None:
-        self._service = service
-        self._process = process
-        self._inside = False
-        """The line that came last goes on."""
-
-    def on_line(self, stream: str, text: str, more: bool) -> None:
-        if not self._inside:
-            self._process.tail.append(text if len(text) <= _TAIL_WIDTH else f"{text[:_TAIL_WIDTH]} [...]")
-        self._inside = more
-        self._service.host.line(self._service, self._process, stream, text, more)
-
-    def on_message(self, datagram: bytes) -> None:
-        try:
-            self._service.heard(self._process, notify.parse(datagram))
-        except Exception:
-            self._service.host.broken(self._service)
-
-    def on_exit(self, status: int) -> None:
-        try:
-            self._service.exited(self._process, status)
-        except Exception:
-            self._service.host.broken(self._service)
+        """The generations whose sockets it still needs: those kept for `rollback` get the sockets of their day."""
+        serving = {process.generation for process in self.workers()} | {self.want.generation, self.good}
+        return [made for number, made in self.generations.items() if number in serving]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from trapeze.calls import Call, ShutdownQuery, Supervisor, Ticket, WriteQuery, error_body
 from trapeze.door import Reply
+from trapeze.status import Transition
 
 __all__ = ["change", "deadline_in", "farewell", "settle"]
+
+_STILL = 10.0
+"""Seconds without news after which a client that wants progress is told that it still goes on: imports may be slow."""
 
 
 async def settle(call: Call, ticket: Ticket, since: int) -> Reply:
@@ -31,7 +36,7 @@ async def settle(call: Call, ticket: Ticket, since: int) -> Reply:
 
 
 async def _progress_lines(supervisor: Supervisor, ticket: Ticket, wait: float, since: int) -> AsyncIterator[object]:
-    deadline = deadline_in(wait)
+    begun, deadline = deadline_in(0.0), deadline_in(wait)
     while True:
         seen = supervisor.revision
         verdict = _verdict(supervisor, ticket)
@@ -42,9 +47,13 @@ async def _progress_lines(supervisor: Supervisor, ticket: Ticket, wait: float, s
         if verdict is not None:
             yield _as_line(verdict)
             return
-        if not await change(supervisor, seen, deadline):
-            yield _as_line(_timeout(wait, supervisor.progress(ticket).message))
-            return
+        while not await change(supervisor, seen, min(deadline, deadline_in(_STILL))):
+            message = supervisor.progress(ticket).message
+            if deadline_in(0.0) >= deadline:
+                yield _as_line(_timeout(wait, message))
+                return
+            waited = f"{deadline_in(0.0) - begun:.0f} s so far: {message}"
+            yield {"transition": Transition(revision=seen, at=time.time(), service="", why=waited)}
 
 
 def _verdict(supervisor: Supervisor, ticket: Ticket) -> Reply | None:

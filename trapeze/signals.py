@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import traceback
 from collections.abc import Callable
@@ -10,9 +11,9 @@ from collections.abc import Callable
 from trapeze.errors import TrapezeError
 from trapeze.supervisor import Supervisor
 
-__all__ = ["install", "uninstall"]
+__all__ = ["HANDLED", "install", "uninstall"]
 
-_HANDLED = (
+HANDLED = (
     signal.SIGHUP,
     signal.SIGTERM,
     signal.SIGINT,
@@ -29,13 +30,12 @@ _ONE_WISH = 0.2
 
 
 def install(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
-    """Obey HUP (reload), TERM and INT (stop; the second time fast), QUIT (fast), TTIN and TTOU (scale), CHLD (reap)."""
-    reloads: set[asyncio.Task[None]] = set()
+    """Obey HUP (reload), TERM and INT (stop; the second time fast), QUIT (fast), TTIN, TTOU, USR2 (upgrade), CHLD."""
+    tasks: set[asyncio.Task[None]] = set()
 
-    def reload() -> None:
-        task = loop.create_task(_reload(supervisor))
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
+    def keep(task: asyncio.Task[None]) -> None:
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     first: list[float] = []
 
@@ -52,14 +52,14 @@ def install(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
         return lambda: supervisor.machine.chronicle.note(f"{name}: {text}")
 
     handlers: dict[signal.Signals, Callable[[], None]] = {
-        signal.SIGHUP: reload,
+        signal.SIGHUP: lambda: keep(loop.create_task(_reload(supervisor))),
         signal.SIGTERM: stop("SIGTERM"),
         signal.SIGINT: stop("SIGINT"),
         signal.SIGQUIT: lambda: supervisor.shutdown("SIGQUIT", fast=True),
         signal.SIGTTIN: lambda: _scale(supervisor, "SIGTTIN", 1),
         signal.SIGTTOU: lambda: _scale(supervisor, "SIGTTOU", -1),
         signal.SIGUSR1: say("SIGUSR1", "no log files are open, nothing to reopen"),
-        signal.SIGUSR2: say("SIGUSR2", "an upgrade in place is not possible yet; restart the supervisor instead"),
+        signal.SIGUSR2: lambda: keep(loop.create_task(_upgrade(supervisor))),
         signal.SIGCHLD: supervisor.reap_strays,
     }
     for signum, handler in handlers.items():
@@ -71,7 +71,7 @@ def uninstall(loop: asyncio.AbstractEventLoop) -> None:
 
     A signal in between (an orphan that has just died, an impatient ^C) would put a traceback at the end of the output.
     """
-    for signum in _HANDLED:
+    for signum in HANDLED:
         loop.remove_signal_handler(signum)
         signal.signal(signum, signal.SIG_DFL if signum == signal.SIGCHLD else signal.SIG_IGN)
 
@@ -84,6 +84,14 @@ async def _reload(supervisor: Supervisor) -> None:
     except Exception:
         output = traceback.format_exc().rstrip().split("\n")
         supervisor.machine.chronicle.note("internal error in a reload", level="error", output=output)
+
+
+async def _upgrade(supervisor: Supervisor) -> None:
+    if supervisor.upgrade is None:
+        supervisor.machine.chronicle.note("SIGUSR2: no upgrade while everything starts", level="error")
+        return
+    with contextlib.suppress(TrapezeError):  # it has been said
+        await supervisor.upgrade("SIGUSR2", None)
 
 
 def _scale(supervisor: Supervisor, name: str, delta: int) -> None:

@@ -225,6 +225,16 @@ class Sink:
                 return
         self._waiting = wanted
 
+    @property
+    def waiting(self) -> bytes:
+        """What is not written yet."""
+        return bytes(self._buffer)
+
+    def resume(self, waiting: bytes) -> None:
+        """Write first what another program in our place has left."""
+        self._buffer[:0] = waiting
+        self._flush()
+
     def flush(self, deadline: float) -> bool:
         """Write all, waiting until the monotonic `deadline`; return whether all is out."""
         while True:

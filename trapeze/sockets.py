@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 
-from trapeze import holders
+from trapeze import doorstep, holders
 from trapeze.addresses import Abstract, Address, Inherited, Systemd, Tcp, Unix, parse, problems
 from trapeze.errors import BindError
 from trapeze.holders import cannot_listen
@@ -25,10 +25,17 @@ FIRST_FD = 3
 class ListenSocket:
     """One socket that is listened on. Its file description is shared with every worker that inherits it."""
 
-    __slots__ = ("address", "fd", "file", "name", "sock", "spec")
+    __slots__ = ("address", "borrowed", "fd", "file", "name", "sock", "spec")
 
     def __init__(
-        self, name: str, address: str, sock: socket.socket, spec: SocketSpec, file: SocketFile | None = None
+        self,
+        name: str,
+        address: str,
+        sock: socket.socket,
+        spec: SocketSpec,
+        file: SocketFile | None = None,
+        *,
+        borrowed: bool = False,
     ) -> None:
         """Wrap a socket that listens; `file` is the one we made for it, which is ours to remove."""
         self.name = name
@@ -38,6 +45,8 @@ class ListenSocket:
         self.fd = sock.fileno()
         self.spec = spec
         self.file = file
+        self.borrowed = borrowed
+        """It was passed to us (fd://, systemd:): another process holds it too, and goes on when we have gone."""
 
     def __repr__(self) -> str:
         return f"<ListenSocket {self.name} {self.address} fd {self.fd}>"
@@ -58,6 +67,51 @@ class ListenSocket:
             return False
         os.set_blocking(self.fd, False)
         return True
+
+    @property
+    def identity(self) -> int:
+        """What it has in common with its duplicates: they are one socket with one queue."""
+        return os.fstat(self.fd).st_ino
+
+    @property
+    def doors_closed(self) -> bool:
+        """Is nobody let in any more?"""
+        if self.sock.fileno() < 0:
+            return True
+        if self.sock.family == socket.AF_UNIX:
+            return not self.intact
+        return doorstep.turns_away(self.sock)
+
+    def close_doors(self) -> bool:
+        """Let no new connection come; those that wait stay, and can be accepted. Return whether that could be done.
+
+        Not with a borrowed socket: who lent it to us goes on listening, and what waits in the queue waits for the next
+        who accepts. And not with an abstract Unix socket, which has no file that could be hidden.
+        """
+        if self.borrowed or self.sock.fileno() < 0:
+            return False
+        if self.file is not None:
+            self.file.hide()
+        elif self.sock.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                doorstep.turn_away(self.sock)
+        return self.doors_closed
+
+    def open_doors(self) -> None:
+        """Let connections come again. Nothing happens where the doors are open.
+
+        Raises:
+            BindError: something else has taken the path of our Unix socket meanwhile.
+        """
+        if self.file is not None:
+            self.file.show()
+        elif self.sock.family != socket.AF_UNIX and not self.borrowed:
+            doorstep.admit(self.sock)
+
+    @property
+    def waiting(self) -> bool:
+        """Does a connection wait in its queue?"""
+        return doorstep.waiting(self.sock)
 
     def unlink(self) -> None:
         """Remove our Unix socket file, if it is still ours, so that no new client comes. Safe to call twice."""
@@ -143,8 +197,11 @@ def _open(
             sock, file = listen_unix(address, spec, ours)
             opened.append(ListenSocket(name, f"unix:{file.path}", sock, spec, file))
         case Abstract():
-            abstract = _again(_abstract_name(address), spec, replaces) or listen_abstract(address, spec.backlog)
-            opened.append(ListenSocket(name, str(address), abstract, spec))
+            held = _again(_abstract_name(address), spec, replaces)
+            if held is not None:
+                opened.append(ListenSocket(name, str(address), held[0], spec, borrowed=held[1]))
+            else:
+                opened.append(ListenSocket(name, str(address), listen_abstract(address, spec.backlog), spec))
         case Inherited():
             opened.append(_adopt(name, spec, address, address.fd))
         case Systemd():
@@ -158,13 +215,16 @@ def _open(
                 opened.append(_adopt(name, spec, address, fd))
 
 
-def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) -> socket.socket | None:
-    """The socket of ours that is bound there, under another descriptor: the kernel would not bind a second one."""
+def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) -> tuple[socket.socket, bool] | None:
+    """The socket of ours that is bound there, under another descriptor: the kernel would not bind a second one.
+
+    And whether it is borrowed.
+    """
     for each in replaces:
         if each.file is None and each.sock.getsockname() == where and each.spec.dual_stack == spec.dual_stack:
             sock = each.sock.dup()
             _prepare(sock, spec)
-            return sock
+            return sock, each.borrowed
     return None
 
 
@@ -176,7 +236,7 @@ def _open_tcp(name: str, spec: SocketSpec, address: Tcp, replaces: Sequence[List
     family, where = _resolve(address)
     held = _again(where, spec, replaces)
     if held is not None:
-        return ListenSocket(name, _text_of(held), held, spec)
+        return ListenSocket(name, _text_of(held[0]), held[0], spec, borrowed=held[1])
     try:
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
@@ -253,7 +313,7 @@ def _adopt(name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int) -
         _check_adopted(sock, which)
         _prepare(sock, spec)
         os.set_inheritable(fd, False)
-        return ListenSocket(name, _text_of(sock), sock, spec)
+        return ListenSocket(name, _text_of(sock), sock, spec, borrowed=True)
     except OSError as error:
         sock.close()
         raise cannot_listen(which, error) from None

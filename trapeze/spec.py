@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["Config", "ControlSpec", "RestartSpec", "ServiceSpec", "SocketSpec"]
+__all__ = ["Config", "ControlSpec", "HealthSpec", "RestartSpec", "ServiceSpec", "SocketSpec"]
 
 Seconds = Annotated[float, Meta(ge=0)]
 Octal = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
 Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+StatusCode = Annotated[int, Meta(ge=100, le=599)]
+Path = Annotated[str, Meta(pattern="^/")]
 Niceness = Annotated[int, Meta(ge=-20, le=19)]
 
 
@@ -66,6 +69,18 @@ class RestartSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = 30.0
 
 
+class HealthSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request that a new worker asks its own app, before it accepts any from outside."""
+
+    path: Annotated[Path, Meta(description='Path and query: "/healthz".')]
+    host: Annotated[str, Meta(description="Value of the Host header.")] = "localhost"
+    headers: Annotated[dict[str, str], Meta(description="More headers.")] = {}
+    status: Annotated[
+        StatusCode | None, Meta(description="The status that is right; default: any from 200 to 399.")
+    ] = None
+    timeout: Annotated[Seconds, Meta(description="Seconds the answer may take.")] = 10.0
+
+
 class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A web app (`app`) or any program (`command`), run as one or more processes."""
 
@@ -108,6 +123,57 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     options: Annotated[
         dict[str, Any], Meta(description="Handed to the server as they are, under the server's own names.")
     ] = {}
+    health: Annotated[
+        str | HealthSpec | None,
+        Meta(
+            description="Asked of the app inside each new worker before it accepts: a path, or a table: path, host, "
+            "headers, status, timeout."
+        ),
+    ] = None
+
+    # one import per generation
+    preload: Annotated[
+        bool | Literal["auto"],
+        Meta(
+            description="Import the app once per generation and fork the workers: they share memory, start in "
+            "milliseconds and never see half-copied code. auto: where the app can be forked safely."
+        ),
+    ] = "auto"
+    warm: Annotated[
+        str | None,
+        Meta(description='"module:function", called once after the import and before the first fork (preload).'),
+    ] = None
+    after_fork: Annotated[
+        str | None,
+        Meta(description='"module:function", called in each worker before it accepts: the place to reconnect.'),
+    ] = None
+    spare: Annotated[
+        bool, Meta(description="Not preloaded: keep one worker that is imported and waits to replace the first crash.")
+    ] = True
+    keep_generations: Annotated[
+        int, Meta(ge=0, le=20, description="Earlier generations kept ready for `rollback` (preloaded services).")
+    ] = 1
+
+    # recycling and hung workers
+    max_requests: Annotated[int, Meta(ge=0, description="Replace a worker after so many requests; 0: never.")] = 0
+    max_requests_jitter: Annotated[
+        Natural | None, Meta(description="Up to so many requests are added to max_requests; default: a tenth of it.")
+    ] = None
+    max_age: Annotated[Seconds, Meta(description="Replace a worker after so many seconds; 0: never.")] = 0.0
+    max_rss: Annotated[
+        int | str | None,
+        Meta(description='Replace a worker that uses more memory: bytes or "512M"; shared pages count in part (PSS).'),
+    ] = None
+    recycle_jitter: Annotated[
+        float, Meta(ge=0, le=1, description="Part of max_age and max_rss by which they differ among workers at most.")
+    ] = 0.1
+    heartbeat_timeout: Annotated[
+        Seconds, Meta(description="Replace a worker whose main loop stood still for so many seconds; 0: never.")
+    ] = 30.0
+    request_timeout: Annotated[
+        Seconds, Meta(description="Replace a worker in which a request takes longer than so many seconds; 0: never.")
+    ] = 0.0
+
     watch: Annotated[
         bool, Meta(description="Development: roll to new code when a source file changes (`serve --reload`).")
     ] = False
@@ -137,7 +203,7 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             '"exec:COMMAND", "after:2s"; default: a web app says so itself, a command when it runs.'
         ),
     ] = None
-    start_timeout: Annotated[Seconds, Meta(description="Seconds to become ready; 0: no limit.")] = 60.0
+    start_timeout: Annotated[Seconds, Meta(description="Seconds to become ready; 0: no limit.")] = 120.0
     pre_start: Annotated[
         str | list[str],
         Meta(description="Commands run before each generation's first process, one after the other; must exit 0."),
@@ -147,6 +213,13 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         "TERM"
     )
     stop_timeout: Annotated[Seconds, Meta(description="Seconds between the stop signal and SIGKILL.")] = 30.0
+    drain_grace: Annotated[
+        Seconds,
+        Meta(description="Seconds a leaving worker keeps idle kept-alive connections, WebSockets and streams open."),
+    ] = 1.0
+    exit_on_failure: Annotated[
+        bool, Meta(description="When the service is FAILED, the supervisor stops everything and exits 1 (containers).")
+    ] = False
     kill_group: Annotated[
         bool, Meta(description="SIGKILL goes to the whole process group; what a dead process left there is killed too.")
     ] = True
@@ -189,6 +262,11 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def restarts(self) -> RestartSpec:
         """The restart policy as a struct, however it was written."""
         return RestartSpec(policy=self.restart) if isinstance(self.restart, str) else self.restart
+
+    @property
+    def health_request(self) -> HealthSpec | None:
+        """The health request as a struct, however it was written."""
+        return HealthSpec(path=self.health) if isinstance(self.health, str) else self.health
 
     @property
     def is_task(self) -> bool:

@@ -13,6 +13,7 @@ __all__ = [
     "ServiceStatus",
     "Snapshot",
     "SocketStatus",
+    "StandbyStatus",
     "Status",
     "Transition",
     "derive",
@@ -50,6 +51,21 @@ class ProcessStatus(Struct, frozen=True, kw_only=True):
     """Resident memory in bytes, pages shared with others included; None where it cannot be read."""
 
 
+class StandbyStatus(Struct, frozen=True, kw_only=True):
+    """A process that has imported the app and does not serve."""
+
+    id: int
+    role: str
+    """"zygote": workers are forked from it; "spare": it replaces the first worker that crashes."""
+    pid: int | None
+    generation: int
+    state: str
+    since: float
+    """When the state was entered: seconds since the epoch."""
+    rss: int | None = None
+    """Resident memory in bytes, as for processes."""
+
+
 class ServiceStatus(Struct, frozen=True, kw_only=True):
     """One service."""
 
@@ -62,6 +78,7 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     """When the status last changed: seconds since the epoch."""
     want: int
     ready: int
+    """Processes that serve, of whatever generation; not more than are wanted while one replaces the other."""
     generation: int
     restarts: int
     """Replacements of processes that ended without having been asked to."""
@@ -71,7 +88,14 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     """When the next spawn is due, in seconds since the epoch, where a delay is running."""
     last_failure: str = ""
     """The reason of the last unasked end."""
+    pinned: bool = False
+    """New workers are forked from the code that was imported for this generation, whatever lies on the disk now."""
+    pinned_why: str = ""
+    """Why it is not pinned; "" for what has no app."""
+    kept: list[int] = []
+    """Earlier generations that `rollback` can go back to, the next one first."""
     processes: list[ProcessStatus] = []
+    standby: list[StandbyStatus] = []
 
 
 class SocketStatus(Struct, frozen=True, kw_only=True):
@@ -96,6 +120,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     services: list[ServiceStatus]
     sockets: list[SocketStatus]
     stopping: bool = False
+    image: int = 1
+    """How many programs this process has been: one more with each upgrade in place."""
+    image_since: float = 0.0
+    """Since when it is this one: seconds since the epoch."""
+    installed: str = ""
+    """The version of trapeze on the disk, which `upgrade` would run; empty where it cannot be read."""
 
 
 class Transition(Struct, frozen=True, kw_only=True):

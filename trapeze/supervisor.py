@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+from msgspec.structs import replace
 
 from trapeze import report
 from trapeze.config import Resolved
-from trapeze.errors import TrapezeError, UnknownName
+from trapeze.errors import NothingKept, TrapezeError, UnknownName
 from trapeze.events import Clock
 from trapeze.generation import Generation
 from trapeze.machine import Machine
@@ -26,6 +28,9 @@ from trapeze.swap import Swap
 from trapeze.watching import Watch
 
 __all__ = ["Progress", "Supervisor", "Ticket"]
+
+Upgrader = Callable[[str, str | None], Awaitable[Mapping[str, object]]]
+"""Who asks, and the Python to go on with (None: the same); returns what the new program will be."""
 
 
 class Supervisor:
@@ -42,23 +47,29 @@ class Supervisor:
         fail_fast: bool = True,
         terminal: bool = False,
         nofile: tuple[int, int] | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        clock = clock or Clock(time.monotonic, time.time() - time.monotonic())
         self.resolved = resolved
         self.sockets: dict[str, Sequence[ListenSocket]] = dict(sockets)
         self.journal = Journal()
-        self.machine = Machine(
-            Clock(time.monotonic, time.time() - time.monotonic()), self.journal, fail_fast=fail_fast, sweep=self._sweep
-        )
+        self.machine = Machine(clock, self.journal, fail_fast=fail_fast, sweep=self._sweep)
+        self.image, self.image_since = 1, clock.now()
+        """How many programs this process has been (see `upgrade`), and since when it is this one (monotonic)."""
+        self.upgrade: Upgrader | None = None
+        """The verb, once the control door is open."""
         self.load = load
         self.resident: report.Resident = lambda pid: None
         """Set once the library that knows is imported, which is not before the workers are on their way."""
         self._identity = (version, pid)
-        self._terminal = terminal
-        self._nofile = nofile
+        self.terminal = terminal
+        self.nofile = nofile
         self._reloading = asyncio.Lock()
+        self.at_reload: list[Callable[[], None]] = []
+        """Called at the beginning of each reload, also of one that will be refused."""
         self._watches: dict[str, Watch] = {}
         self.machine.at_shutdown.append(self._close_watches)
-        self._open: set[ListenSocket] = {held for group in self.sockets.values() for held in group}
+        self.open: set[ListenSocket] = {held for group in self.sockets.values() for held in group}
         """All listening sockets we hold, also those that only an old generation uses."""
 
     # ---- starting and ending ----
@@ -68,9 +79,9 @@ class Supervisor:
         for name in self.resolved.config.services:
             self.add(name)
         self.machine.react()
-        self._watch()
+        self.watch()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
         """Have a file watch for each service that wants one, and for no other."""
         if self.stopping:
             return
@@ -110,15 +121,15 @@ class Supervisor:
             spec,
             self.sockets,
             self.resolved.directory,
-            terminal=self._terminal and spec.app is not None,
-            nofile=self._nofile,
+            terminal=self.terminal and spec.app is not None,
+            nofile=self.nofile,
         )
 
     def hold(self, resolved: Resolved, sockets: Mapping[str, Sequence[ListenSocket]]) -> None:
         """Go by another configuration; sockets that nobody uses any more are closed when the last user is gone."""
         self.resolved = resolved
         self.sockets = dict(sockets)
-        self._open.update(held for group in sockets.values() for held in group)
+        self.open.update(held for group in sockets.values() for held in group)
 
     def _sweep(self) -> None:
         """Close listening sockets that no configuration and no generation refers to."""
@@ -126,19 +137,19 @@ class Supervisor:
         for service in self.services.values():
             for generation in service.retained():
                 used.update(generation.sockets)
-        for unused in self._open - used:
+        for unused in self.open - used:
             unused.close()
-            self._open.discard(unused)
-        for held in self._open:
+            self.open.discard(unused)
+        for held in self.open:
             # The flag belongs to all who share the socket: one program that clears it would freeze the others.
             if held.assert_nonblocking():
                 self.machine.chronicle.note(f"socket {held.name}: O_NONBLOCK was cleared by a worker; set again")
 
     def close(self) -> None:
         """Close every listening socket: the last thing that happens."""
-        for held in self._open:
+        for held in self.open:
             held.close()
-        self._open = set()
+        self.open = set()
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -160,6 +171,11 @@ class Supervisor:
         await self.machine.finished.wait()
         await self.machine.end_orphans()
 
+    @property
+    def reloading(self) -> asyncio.Lock:
+        """Held while a reload reads, checks and binds; the rolling itself comes after."""
+        return self._reloading
+
     def reap_strays(self) -> None:
         """SIGCHLD: reap orphans that came to us."""
         self.machine.reap_strays()
@@ -177,9 +193,9 @@ class Supervisor:
         names = ", ".join(service.name for service in services)
         verb_and_names = f"{verb} {names}" if names else verb
         self.machine.chronicle.note(f"{verb_and_names}{detail}, asked by {who}")
-        return Ticket(
-            verb, self.machine.chronicle.log.revision, {service.name: service.want.generation for service in services}
-        )
+        generations = {service.name: service.want.generation for service in services}
+        running = frozenset(service.name for service in services if service.want.enabled)
+        return Ticket(verb, self.machine.chronicle.log.revision, generations, running)
 
     async def reload(self, names: Sequence[str] | None, who: str) -> Ticket:
         """Read the configuration again and roll to it.
@@ -191,13 +207,36 @@ class Supervisor:
             TrapezeError: everything is stopping.
         """
         async with self._reloading:
+            for call in self.at_reload:
+                call()
             swap = await Swap.prepare(self, self.load, names)
             if self.stopping:  # since we looked
                 swap.discard()
                 raise TrapezeError("everything is stopping: nothing is reloaded any more")
             touched = swap.apply()
-            self._watch()
+            self.watch()
             return self._ticket("reload", touched, who)
+
+    def rollback(self, name: str, who: str) -> Ticket:
+        """Go back to the generation that served before, whose code is still in memory; the disk is not read.
+
+        Raises:
+            UnknownName: no such service.
+            NothingKept: no earlier generation is there.
+        """
+        service = self._named([name])[0]
+        target = service.predecessor
+        if target is None:
+            why, hint = report.why_nothing_kept(service)
+            raise NothingKept(f"{name}: no earlier generation is kept: {why}", hint=hint)
+        generation = service.generations[target]
+        missing = [socket for socket in generation.spec.sockets if socket not in self.sockets]
+        if missing:
+            raise NothingKept(f"{name}: generation {target} accepted on socket {missing[0]!r}, which is gone")
+        # On the sockets of today: the addresses it knew may have been given up.
+        sockets = [held for wanted in generation.spec.sockets for held in self.sockets[wanted]]
+        service.rollback(replace(generation, sockets=sockets))
+        return self._ticket("rollback", [service], who, f" to generation {target}")
 
     def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> Ticket:
         """Replace processes by new ones of the same generation: all of a service's, or one by its id."""
@@ -290,6 +329,9 @@ class Supervisor:
             since=clock.wall(self.machine.started),
             config=self.resolved.path,
             stopping=self.stopping,
+            image=self.image,
+            image_since=clock.wall(self.image_since),
+            installed=report.installed(),
             services=[
                 report.service_status(service, self._since(name), clock, self.resident)
                 for name, service in self.services.items()

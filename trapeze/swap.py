@@ -30,6 +30,7 @@ class Running(Protocol):
 
     resolved: Resolved
     sockets: dict[str, Sequence[ListenSocket]]
+    open: set[ListenSocket]
     machine: Machine
 
     @property
@@ -161,7 +162,7 @@ def _refuse_fixed(old: Resolved, new: Resolved) -> None:
 
 def _replaces(supervisor: Running, resolved: Resolved) -> Callable[[str], bool]:
     """A sort key: does the section name an address that we listen on already?"""
-    held = {socket.address for group in supervisor.sockets.values() for socket in group}
+    held = {socket.address for socket in supervisor.open}
     return lambda name: not held.isdisjoint(resolved.config.sockets[name].addresses)
 
 
@@ -188,7 +189,7 @@ def _rolling(supervisor: Running, resolved: Resolved, names: Sequence[str] | Non
 def _opened(supervisor: Running, resolved: Resolved, name: str) -> Sequence[ListenSocket]:
     """Bind a new or changed section; an address that we hold already is taken over, not bound twice."""
     spec = resolved.config.sockets[name]
-    held = [socket for group in supervisor.sockets.values() for socket in group]
+    held = list(supervisor.open)  # also those that are only still draining: going back to them is no new bind
     before = supervisor.resolved.config.sockets.get(name)
     # With other permissions a Unix socket has to be made anew.
     same_but_for_addresses = before is not None and replace(before, bind="") == replace(spec, bind="")
@@ -197,8 +198,7 @@ def _opened(supervisor: Running, resolved: Resolved, name: str) -> Sequence[List
 
 
 def _close_fresh(supervisor: Running, fresh: Mapping[str, Sequence[ListenSocket]]) -> None:
-    held = {socket for group in supervisor.sockets.values() for socket in group}
     for group in fresh.values():
         for socket in group:
-            if socket not in held:
+            if socket not in supervisor.open:
                 socket.close()

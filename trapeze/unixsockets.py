@@ -39,21 +39,63 @@ class SocketFile:
     @property
     def intact(self) -> bool:
         """Is it still there, and ours?"""
+        return not self._gone and self._is_at(self.path)
+
+    @property
+    def hidden(self) -> bool:
+        """Has `hide` moved it out of sight?"""
+        return not self._gone and self._is_at(self._aside)
+
+    @property
+    def _aside(self) -> str:
+        directory, base = os.path.split(self.path)
+        return os.path.join(directory, hidden_name(base))
+
+    def _is_at(self, path: str) -> bool:
         try:
-            return not self._gone and inode_of(os.lstat(self.path)) == self.inode
+            return inode_of(os.lstat(path)) == self.inode
         except OSError:
             return False
+
+    def hide(self) -> None:
+        """Move it, if it is still ours, where no client looks for it: connecting then fails as if it were removed.
+
+        What waits in the socket's queue stays there, and `show` brings the same socket back with its owner and mode.
+        """
+        if not self._gone:
+            self._move(self.path, self._aside)
+
+    def show(self) -> None:
+        """Move it back to its path, if `hide` has moved it.
+
+        Raises:
+            BindError: something else has taken the path meanwhile.
+        """
+        if self.hidden:
+            _check_free(Unix(self.path), self.path, set())
+            self._move(self._aside, self.path)
+
+    def _move(self, old: str, new: str) -> None:
+        directory, base = os.path.split(old)
+        # A directory that is gone has no file of ours; in one that is no longer ours to write nothing can be done.
+        with contextlib.suppress(OSError), Directory(directory) as parent:
+            if inode_of(os.lstat(base, dir_fd=parent.fd)) == self.inode:
+                os.rename(base, os.path.basename(new), src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
 
     def unlink(self) -> None:
         """Remove it if it is still ours. Safe to call twice."""
         if self._gone:
             return
+        directory, base = os.path.split(self._aside if self.hidden else self.path)
         self._gone = True
-        directory, base = os.path.split(self.path)
-        # A directory that is gone has no file of ours; in one that is no longer ours to write nothing can be done.
         with contextlib.suppress(OSError), Directory(directory) as parent:
             if inode_of(os.lstat(base, dir_fd=parent.fd)) == self.inode:
                 os.unlink(base, dir_fd=parent.fd)
+
+
+def hidden_name(base: str) -> str:
+    """The name of a socket file of that name while it is hidden."""
+    return f".{base[:64]}.closed"
 
 
 def inode_of(found: os.stat_result) -> tuple[int, int]:
@@ -145,6 +187,7 @@ def _bind_beside(
         sock.setblocking(False)
         sock.listen(backlog)
         os.rename(private, base, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
+        _remove_stale(parent, hidden_name(base))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(private, dir_fd=parent.fd)
@@ -166,6 +209,19 @@ def permit(parent: Directory, base: str, mode: int, owner: tuple[int, int]) -> t
     finally:
         os.close(fd)
     return inode_of(found)
+
+
+def _remove_stale(parent: Directory, base: str) -> None:
+    """Remove a hidden file that a supervisor left behind when it was killed; a live one is somebody's."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.lstat(base, dir_fd=parent.fd).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(f"/proc/self/fd/{parent.fd}/{base}")
+            except ConnectionRefusedError:
+                os.unlink(base, dir_fd=parent.fd)
 
 
 def _words(error: OSError) -> str:

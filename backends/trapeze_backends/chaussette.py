@@ -32,6 +32,13 @@ SERVERS = {
 }
 """Servers that work: what pip calls them, and the module here that runs them."""
 
+LATER = {
+    "gevent": ("chaussette.backend._gevent", "gevent.resolver.thread", "encodings.idna"),
+    "geventwebsocket": ("chaussette.backend._geventwebsocket", "geventwebsocket.handler", "gevent.resolver.thread"),
+    "waitress": ("encodings.idna",),
+}
+"""What those modules import late."""
+
 UNUSABLE = {
     "meinheld": "meinheld 1.0.2 (2020) crashes at the first request on Python 3.11 and newer",
     "fastgevent": "it needs gevent.wsgi, which gevent removed in 1.3 (2018)",
@@ -103,6 +110,11 @@ class ChaussetteBackend(Backend):
             from trapeze_backends.green import patch_eventlet
 
             patch_eventlet()
+
+    def preload(self, job: Job, interface: str) -> None:
+        """The module of the server, and what that imports when it runs."""
+        for module in (SERVERS[self.server][1], *LATER.get(self.server, ())):
+            __import__(module)
 
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Hand over to the module of the server."""

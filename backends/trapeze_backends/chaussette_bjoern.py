@@ -8,12 +8,11 @@ bjoern waits for those for ever. With several sockets there is one process per s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import select
 import signal
 import socket
 import struct
-import termios
 import threading
 import time
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from chaussette.backend import _bjoern
 
 from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.endless import unread_bytes
 from trapeze_backends.process import follow_parent
 from trapeze_backends.worker import Worker
 
@@ -36,7 +36,9 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
 
 
 def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
-    server = with_socket(_bjoern, _bjoern.Server, sock, adapt_app(app, sock, worker, "bjoern"), worker)
+    calls = [0, 0]
+    watched = _watched(adapt_app(app, sock, worker, "bjoern"), calls)
+    server = with_socket(_bjoern, _bjoern.Server, sock, watched, worker)
     read, write = os.pipe()
     os.set_blocking(write, False)
     for number in worker.graceful_signals | {signal.SIGQUIT}:
@@ -45,16 +47,43 @@ def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
     # SIGINT without holding the interpreter lock: harmless for an ignored signal, a crash for a default one.)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    threading.Thread(target=_obey, args=(read, sock, worker), name="signals", daemon=True).start()
+    threading.Thread(target=_obey, args=(read, sock, worker, calls), name="signals", daemon=True).start()
     worker.ready()
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
 
 
-def _obey(signals: int, sock: socket.socket, worker: Worker) -> None:
+def _watched(app: Any, calls: list[int]) -> Any:
+    """Count the calls of the app that have begun and that have ended."""
+
+    def watched(environ: Any, start_response: Any) -> Any:
+        calls[0] += 1
+        try:
+            return app(environ, start_response)
+        finally:
+            calls[1] += 1
+
+    return watched
+
+
+def _wait(signals: int, worker: Worker, calls: list[int]) -> bytes:
+    """Wait for signals. Meanwhile beat, since bjoern's loop cannot: as long as the app is not stuck in one call."""
+    poller = select.poll()
+    poller.register(signals, select.POLLIN)
+    last = 0
+    while True:
+        begun, ended = calls
+        if begun == ended or begun != last:
+            worker.beat(begun, begun - ended)
+        last = begun
+        if poller.poll(worker.pulse * 1000):
+            return os.read(signals, 64)
+
+
+def _obey(signals: int, sock: socket.socket, worker: Worker, calls: list[int]) -> None:
     """Thread: wait for a signal to leave, then see the drain through."""
     while not worker.stopping:
-        for number in os.read(signals, 64):
+        for number in _wait(signals, worker, calls):
             if number == signal.SIGQUIT:
                 worker.leave_now()
             elif number in worker.graceful_signals:
@@ -109,15 +138,19 @@ def _is_ours(peer: socket.socket, address: Any) -> bool:
 
 
 def _busy(peer: socket.socket) -> bool:
-    """Bytes wait to be read, or came within the last half second (an upload)."""
-    answer = fcntl.ioctl(peer.fileno(), termios.FIONREAD, b"\0\0\0\0")
-    if struct.unpack("i", answer)[0]:
+    """Bytes wait to be read, or have come since the last answer began: a request, or a part of one.
+
+    The kernel knows that of TCP only. Half a request on a Unix socket is not seen; proxies send whole ones.
+    """
+    if unread_bytes(peer.fileno()):
         return True
     if peer.family == socket.AF_UNIX:
         return False
-    info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    last_data_received = struct.unpack_from("I", info, 8 + 4 * 11)[0]  # tcpi_last_data_recv, milliseconds
-    return bool(last_data_received < 500)
+    info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+    sent_ago, received_ago = struct.unpack_from("I4xI", info, 8 + 4 * 9)  # milliseconds
+    acknowledged, received = struct.unpack_from("QQ", info, 120)
+    never_answered = acknowledged <= 1  # the handshake counts as one byte
+    return bool(received if never_answered else received_ago < sent_ago)
 
 
 def _run_each(app: Any, sockets: list[socket.socket], worker: Worker) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from trapeze_backends.endless import may_end
 from trapeze_backends.worker import Worker
 
 __all__ = ["adapt_app", "host_and_port", "with_socket"]
@@ -45,7 +46,7 @@ def adapt_app(app: Any, sock: socket.socket, worker: Worker, server: str = "") -
             environ.pop("REMOTE_HOST", None)
         return app(environ, start_response)
 
-    made = _closing(adapted, worker) if server in NEED_TELLING else adapted
+    made = _ending(_closing(adapted, worker) if server in NEED_TELLING else adapted, worker)
     return _logged(made) if worker.job.access_log else made
 
 
@@ -61,6 +62,23 @@ def _closing(app: Any, worker: Worker) -> Any:
         return app(environ, start)
 
     return closing
+
+
+def _ending(app: Any, worker: Worker) -> Any:
+    """Answers without an end are ended when the worker leaves."""
+
+    def ending(environ: dict[str, Any], start_response: Any) -> Any:
+        noted: list[Any] = []
+
+        def start(status: str, headers: Any, *exc_info: Any) -> Any:
+            noted[:] = headers
+            return start_response(status, headers, *exc_info)
+
+        result = app(environ, start)
+        wrapper = environ.get("wsgi.file_wrapper")
+        return result if wrapper is not None and type(result) is wrapper else may_end(result, lambda: noted, worker)
+
+    return ending
 
 
 def _logged(app: Any) -> Any:

@@ -15,6 +15,7 @@ from eventlet.green import socket as green_socket
 from eventlet.greenio import shutdown_safe
 
 from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
 
 __all__ = ["run"]
@@ -37,14 +38,22 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
         servers.append(server)
     wake = worker.wake_fd()
     acceptors = [eventlet.spawn(server.serve_forever) for server in servers]
+    acceptors.append(eventlet.spawn(_beat, worker))
     worker.restore_backlog([server.socket for server in servers])
     worker.ready()
     while not worker.stopping:
         os.read(wake, 64)  # eventlet's: the others go on
-    for acceptor, server in zip(acceptors, servers, strict=True):
+    for acceptor in acceptors:
         acceptor.kill()
+    for server in servers:
         server.socket.close()
     _drain(connections, worker)
+
+
+def _beat(worker: Worker) -> None:
+    while True:
+        worker.beat()
+        eventlet.sleep(worker.pulse)
 
 
 class Server(_eventlet.Server):
@@ -84,7 +93,21 @@ class Server(_eventlet.Server):
 
 
 class Protocol(eventlet.wsgi.HttpProtocol):
-    """While draining, a connection closes after its answer."""
+    """While draining, a connection closes after its answer; half a request is one that is under way."""
+
+    def _read_request_line(self) -> Any:
+        if self.rfile.closed:
+            return super()._read_request_line()
+        keepalive = self.server.keepalive
+        if keepalive and not isinstance(keepalive, bool):
+            self.connection.settimeout(keepalive)
+        try:
+            begun = self.rfile.peek(1)
+        except OSError:
+            return ""
+        if begun:
+            self.conn_state[2] = eventlet.wsgi.STATE_REQUEST
+        return super()._read_request_line() if begun else ""
 
     def handle_one_response(self) -> None:
         if self.server.worker.stopping:
@@ -97,6 +120,6 @@ def _drain(connections: list[Any], worker: Worker) -> None:
     while connections and time.monotonic() < start + worker.job.patience:
         if time.monotonic() >= start + worker.job.drain_grace:
             for _, client, state in list(connections):
-                if state == eventlet.wsgi.STATE_IDLE:
+                if state == eventlet.wsgi.STATE_IDLE and client.fileno() >= 0 and not unread_bytes(client.fileno()):
                     shutdown_safe(client)
         eventlet.sleep(0.02)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import struct
-import termios
 import time
 from typing import Any
 
@@ -14,6 +11,7 @@ import gevent.event
 import gevent.socket
 
 from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
 
 __all__ = ["run"]
@@ -47,7 +45,9 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
         server.start()
     worker.restore_backlog([server.socket for server in servers])
     worker.ready()
-    stop.wait()
+    while not stop.is_set():
+        worker.beat(in_flight=sum(handler.idle_since is None for handler in live))
+        stop.wait(worker.pulse)
     for server in servers:
         server.close()
     _drain(live, worker)
@@ -99,6 +99,8 @@ def _handler(base: type[Any], live: set[Any], worker: Worker) -> type[Any]:
                 # The first request is waited for without a limit, as gevent does.
                 line = ""
                 with gevent.Timeout(keepalive if self.served else None, False):
+                    self.rfile.peek(1)
+                    self.idle_since = None  # it has begun, and is a request from now on
                     line = super().read_requestline()
                 return line
             finally:
@@ -123,13 +125,8 @@ def _close_if_idle(handler: Any) -> None:
         return
     if getattr(handler, "websocket", None) is not None:
         handler.websocket.close(1012, b"service restart")
-    elif handler.idle_since is not None and not _unread(sock):
+    elif handler.idle_since is not None and not unread_bytes(sock.fileno()):
         try:
             sock.shutdown(socket.SHUT_RD)  # its read returns "", and it closes
         except OSError:
             return
-
-
-def _unread(sock: Any) -> int:
-    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
-    return int(struct.unpack("i", answer)[0])

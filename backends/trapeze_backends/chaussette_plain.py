@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 import sys
+import time
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler
 
@@ -16,6 +18,9 @@ from trapeze_backends.chaussette_common import adapt_app, host_and_port, with_so
 from trapeze_backends.worker import Worker
 
 __all__ = ["run"]
+
+BEAT = 0.25
+"""Seconds between two looks at whether to go on waiting for a silent client."""
 
 TIMEOUT = 10.0
 """Seconds a silent client may hold the worker, which serves nobody else meanwhile."""
@@ -29,12 +34,14 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
     for sock in sockets:
         server = with_socket(_wsgiref, Server, sock, adapt_app(app, sock, worker), worker)
         server.RequestHandlerClass = handler
+        server.worker, server.patience = worker, timeout
         selector.register(sock, selectors.EVENT_READ, server)
     wake = worker.wake_fd()
     selector.register(wake, selectors.EVENT_READ, None)
     worker.ready()
     while not worker.stopping:
-        for key, _ in selector.select():
+        worker.beat()
+        for key, _ in selector.select(worker.pulse):
             if key.data is None:
                 os.read(wake, 64)
             elif not worker.stopping:
@@ -45,6 +52,9 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
 
 class Server(_wsgiref.ChaussetteServer):
     """On a socket that is bound already."""
+
+    worker: Worker
+    patience: float
 
     def server_bind(self) -> None:
         """Nothing is bound; the names only."""
@@ -63,6 +73,19 @@ class Server(_wsgiref.ChaussetteServer):
         """Accept; the address of a Unix peer is an empty text, which wsgiref cannot take apart."""
         client, address = self.socket.accept()
         return client, address if isinstance(address, tuple) else ("", 0)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Wait for a client's first byte; one that stays silent holds nobody up once the worker leaves."""
+        poll = select.poll()
+        poll.register(request, select.POLLIN)
+        end = time.monotonic() + self.patience
+        while not poll.poll(BEAT * 1000):
+            self.worker.beat()
+            now = time.monotonic()
+            if now >= end or (self.worker.stopping and now >= self.worker.grace_ends):
+                self.shutdown_request(request)
+                return
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away or stays silent is no error."""

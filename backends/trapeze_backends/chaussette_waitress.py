@@ -12,6 +12,7 @@ from waitress import wasyncore
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from trapeze_backends.chaussette_common import adapt_app
+from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
 
 __all__ = ["run"]
@@ -46,7 +47,8 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
     worker.restore_backlog([server.socket for server in servers])
     worker.ready()
     while not worker.stopping:
-        wasyncore.loop(timeout=30, map=channels, use_poll=True, count=1)
+        worker.beat()
+        wasyncore.loop(timeout=worker.pulse, map=channels, use_poll=True, count=1)
     for server in servers:
         server.accepting = False
         # Not server.close(): that one ends the trigger, which the threads need to have their answers sent.
@@ -76,9 +78,13 @@ def _drain(channels: dict[int, Any], worker: Worker) -> None:
             return
         if time.monotonic() >= start + worker.job.drain_grace:
             for channel in live:
-                if not channel.requests and not channel.request and not channel.total_outbufs_len:
+                if not (channel.requests or channel.request or channel.total_outbufs_len or _unread(channel)):
                     channel.handle_close()
         wasyncore.loop(timeout=0.05, map=channels, use_poll=True, count=1)
+
+
+def _unread(channel: Any) -> int:
+    return unread_bytes(channel.socket.fileno()) if channel.socket is not None else 0
 
 
 def _channel_class(worker: Worker) -> type[Any]:

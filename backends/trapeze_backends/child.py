@@ -35,6 +35,18 @@ def main(job_fd: int) -> NoReturn:
             from trapeze_backends.execute import execute
 
             execute(job, notifier)
+        from trapeze_backends.stacks import register
+
+        register(job.dump_signal)  # before anything of the app runs: its import may hang
+        if job.mode in ("zygote", "spare"):
+            from trapeze_backends.zygote import stand_by
+
+            # Comes back in workers only: forked ones, or this process once it was asked to become one.
+            job, notifier, loaded = stand_by(job, notifier)
+            from trapeze_backends.serve import run
+
+            run(job, notifier, loaded)
+            sys.exit(0)
         from trapeze_backends.serve import serve
 
         serve(job, notifier)

@@ -120,6 +120,19 @@ class Job:
         self.root_path: str = get("root_path") or ""
         self.stop_timeout: float = float(30.0 if get("stop_timeout") is None else raw["stop_timeout"])
         self.drain_grace: float = float(1.0 if get("drain_grace") is None else raw["drain_grace"])
+        # the worker's life
+        self.health: dict[str, Any] | None = get("health")
+        self.preload: bool | str = get("preload", False)
+        self.warm: str = get("warm") or ""
+        self.after_fork: str = get("after_fork") or ""
+        self.max_requests: int = get("max_requests") or 0
+        self.max_rss: int = get("max_rss") or 0
+        self.heartbeat_timeout: float = float(get("heartbeat_timeout") or 0.0)
+        self.request_timeout: float = float(get("request_timeout") or 0.0)
+        self.board: dict[str, Any] | None = get("board")
+        self.dump_signal: int = get("dump_signal") or 0
+        self.fork_fd: int | None = get("fork_fd")
+        self.env: dict[str, str] = get("env") or {}
         # a command
         self.command: list[str] = list(get("command") or [])
 
@@ -154,6 +167,12 @@ class Backend:
 
     def prepare(self, job: Job) -> None:
         """Called before the app is imported: the place for monkey patches."""
+
+    def preload(self, job: Job, interface: str) -> None:
+        """Called after the app is imported, in a process that `run` is then forked from: import what `run` will need.
+
+        Open nothing, start no thread, make no event loop. What fails here fails again in `run`, and is reported there.
+        """
 
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Serve until the worker is asked to stop, drain, and return.

@@ -12,6 +12,7 @@ import sys
 import time
 
 from trapeze_backends.contract import Backend, Problem, StartError
+from trapeze_backends.gunicorn_drain import adapt_gevent, adapt_sync, adapt_threads, ending_app
 from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, last_line, make_config
 from trapeze_backends.installed import is_installed, version_of
 from trapeze_backends.quick import quick_import
@@ -62,6 +63,26 @@ class GunicornBackend(Backend):
 
             patch_eventlet()
 
+    def preload(self, job: Job, interface: str) -> None:
+        """The worker class and what it imports when it starts."""
+        from types import SimpleNamespace
+
+        wanted: Any = SimpleNamespace(job=job, interface=interface)
+        with quick_import("importlib.metadata", "argparse"):
+            worker_class = self._worker_class(wanted)
+            modules = ["gunicorn.sock", "gunicorn.arbiter", "gunicorn.http.wsgi", self.config.logger_class.__module__]
+            if worker_class.__name__ == "ThreadWorker":
+                modules.append("concurrent.futures.thread")
+            elif worker_class.__name__ == "ASGIWorker":
+                modules += ["gunicorn.asgi.lifespan", "gunicorn.instrument.statsd", "trapeze_backends.gunicorn_asgi"]
+                if self.config.asgi_loop in ("auto", "uvloop") and is_installed("uvloop"):
+                    modules.append("uvloop")
+            for module in modules:
+                __import__(module)
+        import tempfile
+
+        tempfile.gettempdir()  # it tries by writing a file, and remembers: each worker makes a temporary file
+
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Serve until the worker class returns."""
         config = self.config
@@ -75,7 +96,7 @@ class GunicornBackend(Backend):
             age=worker.job.index + 1,
             ppid=worker.job.parent or os.getppid(),
             sockets=list(listeners),
-            app=_App(app, config, log),
+            app=_App(ending_app(app, worker) if worker.interface == "wsgi" else app, config, log),
             timeout=1.0,  # seconds between looks at the parent, for the classes that have no loop of their own
             cfg=config,
             log=log,
@@ -156,7 +177,11 @@ def _adapt(base: type[Any], worker: Worker) -> type[Any]:
             module.STOP_KEEPALIVE_LINGER = worker.job.drain_grace  # type: ignore[attr-defined]
         if not hasattr(base, "set_accept_enabled"):
             return _drain_old_threads(adapted, worker)
-        return _free_the_address(adapted, worker)
+        return adapt_threads(_free_the_address(adapted, worker), worker)
+    if base.__name__ == "SyncWorker":
+        return adapt_sync(adapted, worker)
+    if base.__name__ == "GeventWorker":
+        return adapt_gevent(adapted, worker)
     if base.__name__ == "ASGIWorker":
         from trapeze_backends.gunicorn_asgi import adapt_asgi
 
@@ -165,7 +190,7 @@ def _adapt(base: type[Any], worker: Worker) -> type[Any]:
 
 
 LOOK_AGAIN = 0.25
-"""Seconds between two looks at whether the supervisor still lives; its death is also a signal."""
+"""Seconds between two beats, and two looks at whether the supervisor still lives; its death is also a signal."""
 
 
 class _Reporting:
@@ -176,6 +201,7 @@ class _Reporting:
     sockets: list[Any]
     ppid: int
     alive: bool
+    nr: int
     _look_again = 0.0
 
     def init_signals(self) -> None:
@@ -200,6 +226,7 @@ class _Reporting:
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The stop signal."""
         self.worker.stop()
+        self.cfg.set("graceful_timeout", max(int(self.worker.job.patience), 1))  # some may have passed already
         super().handle_exit(sig, frame)  # type: ignore[misc]
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
@@ -218,6 +245,7 @@ class _Reporting:
         if now < self._look_again:
             return
         self._look_again = now + LOOK_AGAIN
+        self.worker.beat(self.nr)
         if self.worker.is_orphan:
             # Their own answer to this differs by class, down to an exit in the middle of requests: drain instead.
             self.worker.stop()

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
-__all__ = ["call_factory", "failure", "find_module", "load", "run_user_code", "split", "use_app_dir"]
+__all__ = [
+    "call_factory",
+    "call_hook",
+    "failure",
+    "find_module",
+    "load",
+    "run_user_code",
+    "split",
+    "use_app_dir",
+]
 
 HERE = __file__[: __file__.rfind("/") + 1]
 DEFAULT_NAMES = ("app", "application")
@@ -122,6 +131,24 @@ def run_user_code(what: str, function: Callable[[], Result]) -> Result:
         return function()
     except (Exception, SystemExit) as error:
         raise failure(what, error) from None
+
+
+def call_hook(field: str, text: str, app_dir: str) -> None:
+    """Call "module:function" of a field of the service (`warm`, `after_fork`).
+
+    Raises:
+        StartError: there is no such function, or it raised.
+    """
+    module_name, name, arguments = split(text)
+    if not name:
+        raise StartError(f"{field}: {text!r} names no function", hint='write it as "package.module:function"')
+    function = _attribute(_import(module_name, app_dir), name)
+    if not callable(function):
+        raise StartError(f"{field}: {text} cannot be called, it is {type(function).__name__}")
+    made = run_user_code(f"{field} {text} failed", lambda: function(*arguments or ()))
+    if hasattr(made, "__await__") and hasattr(made, "close"):
+        made.close()
+        raise StartError(f"{field}: {text} is asynchronous", hint="no event loop runs yet: make it a plain function")
 
 
 def _import(name: str, app_dir: str) -> ModuleType:

@@ -39,9 +39,34 @@ class Notifier:
             return False
         return True
 
-    def ready(self, *, interface: str, backend: str, version: str) -> None:
-        """Say that this worker accepts."""
-        self.send(READY="1", X_TRAPEZE=dumps({"interface": interface, "backend": backend, "version": version}))
+    def told(self, key: str) -> str:
+        """What the supervisor has said last of `key`, "" if nothing; does not wait, and may be called once."""
+        if self.fd is None:
+            return ""
+        import _socket  # the bare one: green threads replace what is in `socket`
+
+        end = _socket.socket(fileno=os.dup(self.fd))
+        try:
+            packet = end.recv(1024, _socket.MSG_DONTWAIT)
+        except OSError:
+            return ""
+        finally:
+            end.close()
+        name, _, value = packet.decode("utf-8", "replace").partition("=")
+        return value if name == key else ""
+
+    def ready(self, *, interface: str, backend: str, version: str, unsafe: str | None = None) -> None:
+        """Say that this worker accepts; with `unsafe` (why it cannot be forked, or ""), that the app is imported."""
+        facts = {"interface": interface, "backend": backend, "version": version}
+        if unsafe is not None:
+            facts["unsafe"] = unsafe
+        self.send(READY="1", X_TRAPEZE=dumps(facts))
+
+    def close(self) -> None:
+        """In a forked process: this end is its parent's."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
     def error(self, message: str, *, traceback: str = "", hint: str = "") -> None:
         """Say why this worker cannot start; on stderr when nobody listens."""

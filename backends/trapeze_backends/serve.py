@@ -1,15 +1,16 @@
-"""Mode serve: from the job to a server that accepts."""
+"""Mode serve: from the job to a server that accepts, in two halves: what a zygote does once, what each worker does."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
+from socket import socket as Socket  # noqa: N812  (the plain class: what patches the module later leaves this name alone)
 
 from trapeze_backends import registry
 from trapeze_backends.contract import StartError
 from trapeze_backends.detect import detect
-from trapeze_backends.loading import call_factory, failure, load, use_app_dir
+from trapeze_backends.loading import call_factory, call_hook, failure, load, use_app_dir
 from trapeze_backends.worker import Worker
 
 TYPE_CHECKING = False
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
     from trapeze_backends.contract import Backend, Job
     from trapeze_backends.notify import Notifier
 
-__all__ = ["choose_interface", "prepared_backend", "serve"]
+__all__ = ["Loaded", "choose_interface", "import_app", "prepared_backend", "run", "serve"]
+
+
+class Loaded:
+    """An app that has been imported, and what is to serve it."""
+
+    __slots__ = ("app", "backend", "interface")
+
+    def __init__(self, app: Any, interface: str, backend: Backend) -> None:
+        self.app = app
+        self.interface = interface
+        self.backend = backend
 
 
 def serve(job: Job, notifier: Notifier) -> None:
@@ -28,13 +40,24 @@ def serve(job: Job, notifier: Notifier) -> None:
     Raises:
         StartError: it cannot start.
     """
+    sockets = _adopt(job)
+    run(job, notifier, import_app(job), sockets)
+
+
+def import_app(job: Job) -> Loaded:
+    """Import the app and make up our mind about what serves it.
+
+    Raises:
+        StartError: there is no such app, or it fails, or nothing can serve it.
+    """
     # What Python does on SIGINT (a traceback from wherever it is) helps nobody here, until a server is in charge.
     import _signal
 
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    sockets = _adopt(job)
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe: or what the app prints would show up much later
+    for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
     use_app_dir(job.app_dir)
     backend = prepared_backend(job)
     app, interface = choose_interface(load(job), job)
@@ -48,12 +71,30 @@ def serve(job: Job, notifier: Notifier) -> None:
             f"{job.app} is {_article(interface)} app and {backend.name} serves {served} only",
             hint=f'backend = "{registry.auto(interface)}" serves it',
         )
+    return Loaded(app, interface, backend)
+
+
+def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socket] | None = None) -> None:
+    """Serve what has been imported; returns when the worker has drained.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    app, interface, backend = loaded.app, loaded.interface, loaded.backend
+    job.backend = backend.name
+    if sockets is None:
+        sockets = _adopt(job)
     worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
     worker.holds(sockets)
+    if job.after_fork:
+        call_hook("after_fork", job.after_fork, job.app_dir)
     if job.root_path:
         from trapeze_backends.mounted import mounted
 
         app = mounted(app, interface, job.root_path)
+    if interface == "wsgi":
+        worker.check_wsgi_health(app)
+    app = worker.measure(app)
     try:
         backend.run(app, sockets, worker)
         if worker.is_ready:
@@ -139,12 +180,14 @@ def _article(interface: str) -> str:
 
 
 def _adopt(job: Job) -> list[socket.socket]:
-    """Take over the inherited sockets: family and protocol are read off each; the app's own children get none."""
-    for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
-        os.environ.pop(name, None)
+    """Take over the listening sockets: family and protocol are read off each; the app's own children get none."""
+    # The app may have set one while it was imported. It is for the app's own connections: our listeners would get it.
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(None)
     sockets = []
     for listener in job.listeners:
-        sock = socket.socket(fileno=listener.fd)
+        sock = Socket(fileno=listener.fd)
         sock.set_inheritable(False)
         sockets.append(sock)
+    socket.setdefaulttimeout(timeout)
     return sockets

@@ -80,6 +80,19 @@ class UvicornBackend(Backend):
         with quick_import("importlib.metadata"):
             _import_uvicorn()
 
+    def preload(self, job: Job, interface: str) -> None:
+        """The protocols and the loop, by having uvicorn load a configuration that is thrown away."""
+        with quick_import("importlib.metadata"):
+            __import__("trapeze_backends.uvicorn_server")
+            from uvicorn.config import Config
+
+            Config(_nothing, **{**job.options, "log_config": None}).load()
+            loop = job.options.get("loop", "auto")
+            loop = loop if loop != "auto" else "uvloop" if is_installed("uvloop") else "asyncio"
+            if loop in ("uvloop", "asyncio"):
+                __import__("uvicorn.loops.auto")
+                __import__(f"uvicorn.loops.{loop}")
+
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Serve until SIGTERM, drain, run the app's lifespan shutdown."""
         try:
@@ -92,6 +105,10 @@ class UvicornBackend(Backend):
         for number in worker.graceful_signals | worker.fast_signals:
             signal.signal(number, signal.SIG_DFL)
         server.run(sockets=sockets)
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stands in for the app."""
 
 
 def _check_names(options: dict[str, Any]) -> list[Problem]:

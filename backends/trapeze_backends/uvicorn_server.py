@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import inspect
 import signal
 import socket
-import struct
 import sys
-import termios
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,13 +16,12 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import Server
 
 from trapeze_backends.contract import StartError
+from trapeze_backends.uvicorn_drain import drain, note_heads
 from trapeze_backends.worker import Worker
 
 __all__ = ["make_server"]
 
 CLOSE = (b"connection", b"close")
-TICK = 0.02
-"""Seconds between two looks at the connections of a draining worker."""
 
 
 def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Server:
@@ -51,6 +47,7 @@ def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Serve
     config.load()
     if socket.AF_UNIX in families and len(families) > 1:
         _trust_unix_peers(config.loaded_app)
+    note_heads(config.http_protocol_class)
     _name_unix_sockets(config, sockets, [listener.address for listener in job.listeners])
     return DrainingServer(config, worker)
 
@@ -166,7 +163,7 @@ class _Silent:
 
 
 class DrainingServer(Server):
-    """Says when it is ready, drains as the module's docstring tells, and exits 0 after SIGTERM."""
+    """Says when it is ready, drains as `uvicorn_drain` tells, and exits 0 after SIGTERM."""
 
     def __init__(self, config: Config, worker: Worker) -> None:
         super().__init__(config)
@@ -194,7 +191,15 @@ class DrainingServer(Server):
             headers.append(CLOSE)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Lifespan, listeners, ready."""
+        """Lifespan, health, listeners, ready."""
+        start_lifespan = self.lifespan.startup
+
+        async def start_and_ask() -> None:
+            await start_lifespan()
+            if not self.lifespan.should_exit:
+                await self.worker.check_health(self.config.loaded_app, self.lifespan.state)
+
+        self.lifespan.startup = start_and_ask
         try:
             await super().startup(sockets=sockets)
         except SystemExit:
@@ -204,6 +209,7 @@ class DrainingServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Once each tenth of a second."""
+        self.worker.beat(self.server_state.total_requests, len(self.server_state.tasks))
         if counter % 50 == 0 and self.worker.is_orphan:
             self._graceful()
         return bool(await super().on_tick(counter))
@@ -213,17 +219,7 @@ class DrainingServer(Server):
         state = self.server_state
         self._say_close()  # once more: the last tick has made a new list
         await self._stop_accepting(sockets or [])
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        while (state.connections or state.tasks) and not self.force_exit:
-            waited = loop.time() - start
-            if waited >= self.worker.job.patience:
-                break
-            if waited >= self.worker.job.drain_grace:
-                for connection in list(state.connections):
-                    _close_if_idle(connection)
-            await asyncio.sleep(TICK)
-        if state.connections or state.tasks:
+        if not await drain(state, self.worker, lambda: self.force_exit):
             self.config.timeout_graceful_shutdown = 0 if sys.version_info >= (3, 12) else 1
         await super().shutdown(sockets=[])
 
@@ -247,21 +243,3 @@ def _lifespan_failed(lifespan: Any) -> StartError:
     last = reason.splitlines()[-1] if reason else "it gave no reason"
     traceback = reason + "\n" if "\n" in reason else ""
     return StartError(f"the app's lifespan start-up failed: {last}", traceback=traceback)
-
-
-def _close_if_idle(connection: Any) -> None:
-    """Close a connection on which no request is under way and nothing waits to be read."""
-    cycle: Any = getattr(connection, "cycle", False)
-    if cycle is False:
-        connection.shutdown()  # a WebSocket: 1012, service restart
-    elif (cycle is None or cycle.response_complete) and not _unread(connection.transport):
-        connection.transport.close()
-
-
-def _unread(transport: Any) -> int:
-    """Bytes that have arrived and were not read."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.fileno() < 0:
-        return 0
-    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
-    return int(struct.unpack("i", answer)[0])

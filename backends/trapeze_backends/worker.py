@@ -1,4 +1,4 @@
-"""The worker as a backend sees it: when to stop, and how to say that it is ready."""
+"""The worker as a backend sees it: when to stop, how to say that it is ready, and that its main loop goes round."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import os
 import signal
 import stat
 import sys
+import time
+
+from trapeze_backends.board import Board, Limits
+from trapeze_backends.contract import StartError
+from trapeze_backends.measured import Meter
+from trapeze_backends.orphan import let_go, socket_inode
+from trapeze_backends.stacks import register
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +37,7 @@ class Worker:
         job: what was asked for.
         interface: "wsgi" or "asgi", as it was found or said.
         stopping: it was asked to leave: accept no more, finish what was accepted, return from `run`.
+        grace_ends: when idle connections and endless answers are to be closed, monotonic seconds.
     """
 
     def __init__(self, job: Job, notifier: Notifier, *, interface: str, backend: str, version: str) -> None:
@@ -38,9 +46,16 @@ class Worker:
         self.backend = backend
         self.version = version
         self.stopping = False
+        self.grace_ends = float("inf")
         self.is_ready = False
+        self._is_healthy = not job.health
         self._notifier = notifier
         self._sockets: list[socket.socket] = []
+        self._doors: frozenset[int] = frozenset()
+        self._board = Board(job.board)
+        self._limits = Limits(job, time.monotonic())
+        # Once more: a forked worker has another stderr than its zygote. Servers reset signals, but no real-time ones.
+        register(job.dump_signal)
 
     @property
     def graceful_signals(self) -> frozenset[int]:
@@ -55,6 +70,7 @@ class Worker:
     def holds(self, sockets: list[socket.socket]) -> None:
         """Called by the child: the sockets whose backlog `ready` sets again."""
         self._sockets = sockets
+        self._doors = frozenset(socket_inode(sock.fileno()) for sock in sockets)  # servers detach them, or close some
 
     def catch_signals(self, wake: Callable[[], object] | None = None) -> None:
         """Install the handlers: a graceful signal sets `stopping` and calls `wake`, a fast one ends the process.
@@ -89,9 +105,14 @@ class Worker:
         """Note that this worker was asked to leave; backends with signal handling of their own call it from there."""
         if not self.stopping:
             self.stopping = True
+            if left := self._notifier.told("STOP_TIMEOUT"):  # some of it has passed: its sockets' queue came first
+                self.job.stop_timeout = float(left)
+            self.grace_ends = time.monotonic() + self.job.drain_grace
             self._notifier.send(STOPPING="1")
         if self.is_orphan:
             _silence()
+            doors, self._doors = self._doors, frozenset()
+            let_go(doors)
 
     @property
     def is_orphan(self) -> bool:
@@ -107,10 +128,42 @@ class Worker:
                 continue
         os._exit(0)
 
+    async def check_health(self, app: Any, state: dict[str, Any] | None = None) -> None:
+        """Ask an ASGI app the `health` request, if there is one: after its start-up, before anything is accepted.
+
+        WSGI apps are asked before `run` is called.
+
+        Args:
+            app: as `run` was given it, or with the server's own middleware around it.
+            state: what the lifespan has left in `scope["state"]`.
+
+        Raises:
+            StartError: the app is not healthy.
+        """
+        if self.job.health:
+            from trapeze_backends.health import ask_asgi
+
+            await ask_asgi(app, self.job.health, state)
+        self._is_healthy = True
+
+    def check_wsgi_health(self, app: Any) -> None:
+        """The same for WSGI; called by the child."""
+        if self.job.health:
+            from trapeze_backends.health import ask_wsgi
+
+            ask_wsgi(app, self.job.health)
+        self._is_healthy = True
+
     def ready(self) -> None:
-        """Say that connections are accepted from now on; only the first call says it."""
+        """Say that connections are accepted from now on; only the first call says it.
+
+        Raises:
+            StartError: there is a health request which the backend has not asked.
+        """
         if self.is_ready:
             return
+        if not self._is_healthy:
+            raise StartError(f"health: {self.backend} cannot ask the app before it accepts", hint="leave health out")
         self.is_ready = True
         self.restore_backlog(self._sockets)
         self._notifier.ready(interface=self.interface, backend=self.backend, version=self.version)
@@ -121,8 +174,35 @@ class Worker:
             if sock.fileno() >= 0:
                 sock.listen(listener.backlog)
 
-    def beat(self) -> None:
-        """Say that the main loop goes round. Nothing is sent: no one listens for beats yet."""
+    def measure(self, app: Any) -> Any:
+        """Return `app` with as much counting around it as the job needs: mostly none."""
+        if self.job.board and self.job.board.get("full"):
+            return Meter(self._board).full(app, self.interface)
+        if self.job.max_requests:
+            return Meter(self._board).count(app, self.interface)
+        return app
+
+    @property
+    def pulse(self) -> float:
+        """Seconds within which a main loop that has nothing to do should come round, to call `beat`."""
+        timeouts = (self.job.heartbeat_timeout / 4, self.job.request_timeout / 2, 10.0)
+        return min(seconds for seconds in timeouts if seconds)
+
+    def beat(self, requests: int = 0, in_flight: int | None = None) -> None:
+        """Say that the main loop goes round. To be called by it, as often as it likes and at least once in `pulse`.
+
+        A worker that has begun to beat and then does not for `heartbeat_timeout` is killed, its stacks on stderr. In
+        servers that run the app on their main thread, that also bounds the time of one request.
+
+        Args:
+            requests: that the server has begun so far, if it counts them.
+            in_flight: that it is at work on now, if it knows.
+        """
+        now = time.monotonic()
+        self._board.beat(now, requests, in_flight)
+        why = self._limits.reached(now, self._board.requests)
+        if why:
+            self._notifier.send(X_TRAPEZE_RECYCLE=why)
 
     def status(self, text: str) -> None:
         """Say in words what this worker does; `trapeze status` shows it."""

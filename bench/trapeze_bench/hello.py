@@ -1,4 +1,7 @@
-"""The app that is measured: one line that says which worker answered. WSGI and ASGI."""
+"""The app that is measured: one line that says which worker answered. WSGI and ASGI.
+
+Not examples/hello.py: that one shows the smallest app there is, and does not say who it is.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,22 @@ from typing import Any
 
 __all__ = ["asgi", "wsgi"]
 
-BODY = f"hello, world from {os.getpid()}\n".encode()
-"""Made at import, which happens in the worker (nothing here preloads): a request costs no more for it."""
-HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(BODY)))]
-RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS]
+BODY = b""
+HEADERS: list[tuple[str, str]] = []
+RAW_HEADERS: list[tuple[bytes, bytes]] = []
+
+
+def _introduce() -> None:
+    """Make the answer of this process, once: a request costs no more for it."""
+    global BODY, HEADERS, RAW_HEADERS
+    BODY = f"hello, world from {os.getpid()}\n".encode()
+    HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(BODY)))]
+    RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS]
+
+
+_introduce()
+# A preloaded app is imported in one process and answers in others.
+os.register_at_fork(after_in_child=_introduce)
 
 
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

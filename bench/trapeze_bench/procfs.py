@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Activity", "Memory", "activity", "alive", "descendants", "memory"]
+__all__ = ["Activity", "Memory", "activity", "alive", "descendants", "image", "memory"]
 
 
 class Memory(NamedTuple):
@@ -68,6 +68,12 @@ def descendants(pid: int) -> dict[int, int]:
             found[child] = started
             queue.append(child)
     return found
+
+
+def image(pid: int) -> bytes:
+    """Where the kernel laid out its program: other bytes after each exec, unless addresses are not randomised here."""
+    with open(f"/proc/{pid}/auxv", "rb") as file:
+        return file.read()
 
 
 def alive(pid: int, started: int) -> bool:

@@ -10,12 +10,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from trapeze_bench import procfs, wire
-from trapeze_bench.table import Figure, pairwise, spread
-from trapeze_bench.targets import PAIRS, Failed, Running, Target, running
+from trapeze_bench.table import Figure, middle, pairwise, spread
+from trapeze_bench.targets import PAIRS, WORKERS, Failed, Running, Target, running
 
-__all__ = ["Effort", "kill", "start", "throughput"]
+__all__ = ["Effort", "alternate", "kill", "start", "throughput"]
 
 START_BOUNDS = {"gunicorn": 2.0, "uvicorn": 1.0}
 HEALTHY = 5.0
@@ -32,15 +33,26 @@ class Effort:
 
     starts: int = 10
     kills: int = 10
-    loads: int = 6
-    load_seconds: int = 5
+    loads: int = 24
+    load_seconds: int = 2
     idle_seconds: float = 30.0
     fleets: int = 3
     say: Callable[[str], None] = lambda text: None
     """Progress, for whoever waits."""
 
 
-def alternate(first: Target, second: Target, rounds: int, measure: Callable[[Target], float]) -> dict[str, list[float]]:
+class Named(Protocol):
+    """A target or a server that runs."""
+
+    @property
+    def name(self) -> str:
+        """Its key among the samples."""
+
+
+Side = TypeVar("Side", bound=Named)
+
+
+def alternate(first: Side, second: Side, rounds: int, measure: Callable[[Side], float]) -> dict[str, list[float]]:
     """Measure both in each round, in the order A B, B A, A B...: what drifts falls on both alike."""
     samples: dict[str, list[float]] = {first.name: [], second.name: []}
     for number in range(rounds):
@@ -104,7 +116,7 @@ def _replacements(target: Target, kills: int) -> list[float]:
         seconds = []
         oldest = sorted(_workers(server))
         for _ in range(kills):
-            took, pid = _replacement(server, oldest.pop(0))
+            took, pid = _replacement(server, oldest.pop(0), set(oldest))
             oldest.append(pid)
             seconds.append(took)
             time.sleep(SPACING)
@@ -112,18 +124,23 @@ def _replacements(target: Target, kills: int) -> list[float]:
 
 
 def _workers(server: Running) -> set[int]:
-    """Pids that answer. A few hundred connections find all four; the order of their pids is that of their birth."""
-    return {_who(server) for _ in range(200)}
+    """Pids of all workers, which are those that answer; the order of their pids is that of their birth."""
+    found = {_who(server) for _ in range(200)}
+    while len(found) < WORKERS:
+        found.add(_who(server))
+    return found
 
 
 def _who(server: Running) -> int:
     return int(wire.get(("127.0.0.1", server.port), timeout=5.0).body.split()[-1])
 
 
-def _replacement(server: Running, victim: int) -> tuple[float, int]:
-    """Kill one; return the seconds until a new one answers, and its pid."""
-    before = procfs.descendants(server.pid)
-    if victim not in before:
+def _replacement(server: Running, victim: int, others: set[int]) -> tuple[float, int]:
+    """Kill one; return the seconds until a new one answers, and its pid.
+
+    New is who is none of the other workers: the process itself may have been there before, forked in advance.
+    """
+    if victim not in procfs.descendants(server.pid):
         raise Failed(f"{server.name}: {victim} is not a worker of it")
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
@@ -132,62 +149,75 @@ def _replacement(server: Running, victim: int) -> tuple[float, int]:
             pid = _who(server)
         except (ConnectionError, TimeoutError):
             continue  # it was inside the worker that was killed
-        if pid not in before:
+        if pid not in (victim, *others):
             return time.monotonic() - began, pid
         time.sleep(0.001)
     raise Failed(f"{server.name}: nobody replaced {victim} in 15 s\n{server.output()}")
 
 
 def throughput(effort: Effort) -> list[Figure]:
-    """Requests per second under wrk, of native; and the processor time that a request takes in the workers."""
+    """Requests per second under wrk, of native; and the processor time that a request takes in the workers.
+
+    Both servers are there all the time. Each run of wrk opens its connections anew, and which worker gets how many of
+    them is chance: it takes many runs, not long ones, to even that out.
+    """
     figures = []
     for backend, ours, native in PAIRS:
-        costs: dict[str, list[float]] = {ours.name: [], native.name: []}
-
-        def load(target: Target, costs: dict[str, list[float]] = costs) -> float:
-            rate, cost = _load(target, effort.load_seconds)
-            costs[target.name].append(cost)
-            return rate
-
-        samples = alternate(ours, native, effort.loads, load)
-        one, other = samples[ours.name], samples[native.name]
-        note = (
-            f"{spread(one)}/s, native {spread(other)}/s, of medians "
-            f"{statistics.median(one) / statistics.median(other):.3f}; wrk -t1 -c{CONNECTIONS}, "
-            f"{effort.loads} pairs of {effort.load_seconds} s"
-        )
-        value = pairwise(one, other)
-        figures.append(
-            Figure(f"throughput, {backend}: of native", value, "ratio", at_least=0.97, note=note, samples=samples)
-        )
-        effort.say(f"throughput, {backend}: {note}")
-        figures.append(_cost(backend, costs, ours, native))
+        with running(ours) as one, running(native) as other:
+            figures += _duel(backend, one, other, effort)
     return figures
 
 
-def _cost(backend: str, costs: dict[str, list[float]], ours: Target, native: Target) -> Figure:
+def _duel(backend: str, one: Running, other: Running, effort: Effort) -> list[Figure]:
+    costs: dict[str, list[float]] = {one.name: [], other.name: []}
+    idle: list[float] = []
+    for server in (one, other):
+        server.first_answer()
+        server.all_up()
+        _wrk(server, 1)
+
+    def load(server: Running) -> float:
+        rate, cost, idled = _load(server, other if server is one else one, effort.load_seconds)
+        costs[server.name].append(cost)
+        idle.append(idled)
+        return rate
+
+    samples = alternate(one, other, effort.loads, load)
+    ours, native = samples[one.name], samples[other.name]
+    note = (
+        f"{middle(ours, native)}; {spread(ours)}/s, native {spread(native)}/s; wrk -t1 -c{CONNECTIONS}, "
+        f"{effort.loads} pairs of {effort.load_seconds} s; the server whose turn it was not used "
+        f"{statistics.median(idle):.2f} % of a processor"
+    )
+    rates = Figure(
+        f"throughput, {backend}: of native", pairwise(ours, native), "ratio", at_least=0.97, note=note, samples=samples
+    )
+    effort.say(f"{rates.name}: {rates.measured}, {note}")
+    return [rates, _cost(backend, costs, one.name, other.name)]
+
+
+def _cost(backend: str, costs: dict[str, list[float]], ours: str, native: str) -> Figure:
     """Says whether a lower throughput was the workers' own doing or somebody else's load."""
-    one, other = costs[ours.name], costs[native.name]
-    note = f"{spread(one)} us, native {spread(other)} us, in the workers; no bound of its own"
+    one, other = costs[ours], costs[native]
+    note = f"{middle(one, other)}; {spread(one)} us, native {spread(other)} us, in the workers; no bound of its own"
     name = f"processor time per request, {backend}: of native"
     return Figure(name, pairwise(one, other), "ratio", note=note, samples=costs)
 
 
-def _load(target: Target, seconds: int) -> tuple[float, float]:
-    """One run of wrk against a fresh server whose workers have all answered, after a second to warm up.
+def _load(server: Running, idle: Running, seconds: int) -> tuple[float, float, float]:
+    """One run of wrk.
 
     Returns:
-        Requests per second; microseconds of processor time per request in all processes of the server.
+        Requests per second; microseconds of processor time per request in all processes of the server; per cent of
+        a processor that the idle one used meanwhile.
     """
-    with running(target) as server:
-        server.first_answer()
-        server.all_up()
-        _wrk(server, 1)
-        processes = [server.pid, *procfs.descendants(server.pid)]
-        before = sum(procfs.activity(pid).cpu for pid in processes)
-        rate = _wrk(server, seconds)
-        spent = sum(procfs.activity(pid).cpu for pid in processes) - before
-        return rate, 1e6 * spent / (rate * seconds)
+    families = [[each.pid, *procfs.descendants(each.pid)] for each in (server, idle)]
+    before = [sum(procfs.activity(pid).cpu for pid in family) for family in families]
+    began = time.monotonic()
+    rate = _wrk(server, seconds)
+    passed = time.monotonic() - began
+    spent = [sum(procfs.activity(pid).cpu for pid in family) for family in families]
+    return rate, 1e6 * (spent[0] - before[0]) / (rate * seconds), 100 * (spent[1] - before[1]) / passed
 
 
 def _wrk(server: Running, seconds: int) -> float:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Figure", "pairwise", "render", "spread"]
+__all__ = ["Figure", "middle", "pairwise", "render", "spread"]
 
 NUMBERS = {"ms": "{:.0f}", "ratio": "{:.3f}", "s": "{:.2f}", "MiB": "{:.1f}", "/s": "{:.3f}", "%": "{:.3f}"}
 
@@ -16,7 +16,8 @@ class Figure:
     """One measured number, and what it is to be."""
 
     name: str
-    value: float
+    value: float | None
+    """None where it could not be measured: the note says why."""
     unit: str
     at_most: float | None = None
     at_least: float | None = None
@@ -26,8 +27,8 @@ class Figure:
 
     @property
     def ok(self) -> bool | None:
-        """Within the bound; None if there is none."""
-        if self.at_most is None and self.at_least is None:
+        """Within the bound; None if there is none, or no figure."""
+        if self.value is None or (self.at_most is None and self.at_least is None):
             return None
         return (self.at_most is None or self.value <= self.at_most) and (
             self.at_least is None or self.value >= self.at_least
@@ -36,7 +37,11 @@ class Figure:
     @property
     def measured(self) -> str:
         """With its unit."""
-        return NUMBERS.get(self.unit, "{:g}").format(self.value) + ("" if self.unit == "ratio" else f" {self.unit}")
+        if self.value is None:
+            return "not measured"
+        number = NUMBERS.get(self.unit, "{:g}").format(self.value)
+        number = number.removeprefix("-") if float(number) == 0 else number
+        return number + ("" if self.unit == "ratio" else f" {self.unit}")
 
     @property
     def bound(self) -> str:
@@ -49,6 +54,13 @@ class Figure:
 def pairwise(ours: Sequence[float], native: Sequence[float]) -> float:
     """Median of the ratios, pair by pair: what slows the machine down for a while slows down both of a pair."""
     return statistics.median(one / other for one, other in zip(ours, native, strict=True))
+
+
+def middle(ours: Sequence[float], native: Sequence[float]) -> str:
+    """Where half of the ratios lie, pair by pair: the measure of how much of a difference is chance."""
+    ratios = [one / other for one, other in zip(ours, native, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return f"half of {len(ratios)} ratios within {low:.3f}-{high:.3f}"
 
 
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 0) -> str:

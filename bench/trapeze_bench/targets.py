@@ -18,13 +18,18 @@ from pathlib import Path
 from trapeze_bench import procfs, wire
 
 __all__ = [
+    "APPS",
+    "BENCH",
     "NATIVE",
     "OURS",
     "PAIRS",
+    "WORKERS",
     "Failed",
     "Running",
     "Target",
     "environment",
+    "free_port",
+    "gunicorn",
     "program",
     "running",
     "started",
@@ -33,6 +38,8 @@ __all__ = [
 
 BENCH = Path(__file__).resolve().parent.parent
 """Where the servers run: `trapeze_bench.hello` is importable there."""
+APPS = BENCH / "apps"
+"""Apps that only a script here serves."""
 WORKERS = 4
 THREADS = 4
 """Of the gthread class: the default of trapeze's gunicorn backend."""
@@ -68,9 +75,10 @@ def _trapeze(app: str) -> Callable[[int], list[str]]:
     return lambda port: [*program("trapeze"), *words, f"127.0.0.1:{port}"]
 
 
-def _gunicorn(port: int) -> list[str]:
-    words = ["-w", str(WORKERS), "-k", "gthread", "--threads", str(THREADS), "-b", f"127.0.0.1:{port}"]
-    return [*program("gunicorn"), *words, *_no_control_socket(), "trapeze_bench.hello:wsgi"]
+def gunicorn(port: int, *words: str, app: str = "trapeze_bench.hello:wsgi") -> list[str]:
+    """The command line of gunicorn run natively, as trapeze's backend runs it."""
+    same = ["-w", str(WORKERS), "-k", "gthread", "--threads", str(THREADS), "-b", f"127.0.0.1:{port}"]
+    return [*program("gunicorn"), *same, *_no_control_socket(), *words, app]
 
 
 def _no_control_socket() -> list[str]:
@@ -89,7 +97,7 @@ OURS = {
     "gunicorn": Target("trapeze+gunicorn", _trapeze("wsgi")),
     "uvicorn": Target("trapeze+uvicorn", _trapeze("asgi")),
 }
-NATIVE = {"gunicorn": Target("gunicorn", _gunicorn), "uvicorn": Target("uvicorn", _uvicorn)}
+NATIVE = {"gunicorn": Target("gunicorn", gunicorn), "uvicorn": Target("uvicorn", _uvicorn)}
 PAIRS = [(backend, OURS[backend], NATIVE[backend]) for backend in OURS]
 
 
@@ -186,7 +194,7 @@ class Running:
 @contextmanager
 def running(target: Target) -> Iterator[Running]:
     """Start a server of the hello app on a free port; stop it at the end."""
-    port = _free_port()
+    port = free_port()
     with started(target.name, target.argv(port)) as server:
         server.port = port
         yield server
@@ -209,7 +217,9 @@ def started(name: str, argv: Sequence[str], cwd: str | None = None) -> Iterator[
             server.stop()
 
 
-def until(predicate: Callable[[], bool], what: str, *, patience: float = PATIENCE, must: bool = True) -> bool:
+def until(
+    predicate: Callable[[], bool], what: str, *, patience: float = PATIENCE, must: bool = True, pause: float = POLL
+) -> bool:
     """Poll with short pauses; after `patience` seconds raise Failed, or return False."""
     deadline = time.monotonic() + patience
     while not predicate():
@@ -217,11 +227,12 @@ def until(predicate: Callable[[], bool], what: str, *, patience: float = PATIENC
             if must:
                 raise Failed(f"waited {patience:g} s in vain: {what}")
             return False
-        time.sleep(POLL)
+        time.sleep(pause)
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))

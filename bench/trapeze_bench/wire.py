@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-__all__ = ["Answer", "Refused", "get"]
+__all__ = ["Answer", "Head", "Refused", "get", "head", "post"]
 
 
 class Refused(ConnectionError):
@@ -17,6 +17,16 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
+
+
+class Head(NamedTuple):
+    """What the head of an answer says."""
+
+    status: int
+    whole: int | None
+    """Length of the whole answer in bytes; None if it ends with the connection."""
+    closes: bool
+    """The server will close the connection after it."""
 
 
 def get(address: tuple[str, int] | str, path: str = "/", timeout: float = 10.0) -> Answer:
@@ -31,6 +41,15 @@ def get(address: tuple[str, int] | str, path: str = "/", timeout: float = 10.0) 
         Refused: nobody listens there.
         ConnectionError, TimeoutError: there was no complete answer.
     """
+    return _ask(address, f"GET {path} HTTP/1.1\r\n", timeout)
+
+
+def post(address: tuple[str, int] | str, path: str, timeout: float) -> Answer:
+    """Send a POST without a body; otherwise as `get`."""
+    return _ask(address, f"POST {path} HTTP/1.1\r\nContent-Length: 0\r\n", timeout)
+
+
+def _ask(address: tuple[str, int] | str, start: str, timeout: float) -> Answer:
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
@@ -38,31 +57,34 @@ def get(address: tuple[str, int] | str, path: str = "/", timeout: float = 10.0) 
             sock.connect(address)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise Refused(str(error)) from None
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(f"{start}Host: localhost\r\nConnection: close\r\n\r\n".encode())
         return _read(sock)
 
 
 def _read(sock: socket.socket) -> Answer:
     """Read one answer that has a Content-Length, or ends with the connection."""
     data = b""
-    want = None
-    while want is None or len(data) < want:
+    found = None
+    while found is None or found.whole is None or len(data) < found.whole:
         piece = sock.recv(1 << 18)
         if not piece:
             break
         data += piece
-        if want is None and (end := data.find(b"\r\n\r\n")) >= 0:
-            want = _whole(data[:end])
-    head, separator, body = data.partition(b"\r\n\r\n")
-    if not separator or (want is not None and len(data) < want):
+        found = found or head(data)
+    if found is None or (found.whole is not None and len(data) < found.whole):
         raise ConnectionResetError(f"an incomplete answer of {len(data)} bytes")
-    return Answer(int(head.split(None, 2)[1]), body)
+    return Answer(found.status, data.partition(b"\r\n\r\n")[2])
 
 
-def _whole(head: bytes) -> int | None:
-    """Length of the whole answer, in bytes; None if it ends with the connection."""
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-length":
-            return len(head) + 4 + int(value)
-    return None
+def head(data: bytes) -> Head | None:
+    """Read the head of an answer; None if it is not complete yet."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    lines = data[:end].lower().split(b"\r\n")
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+    length = fields.get(b"content-length")
+    closes = length is None or fields.get(b"connection") == b"close"
+    if lines[0].startswith(b"http/1.0") and fields.get(b"connection") != b"keep-alive":
+        closes = True
+    return Head(int(lines[0].split(None, 2)[1]), None if length is None else end + 4 + int(length), closes)

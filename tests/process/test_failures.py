@@ -39,6 +39,8 @@ def test_worker_is_killed(site: Site) -> None:
         app = "web:wsgi"
         app_dir = "{APPS}"
         workers = 2
+        preload = false
+        spare = false
         env = {{ TEST_WIRE = "{wire}" }}
         """,
         listeners=[listener],
@@ -140,10 +142,7 @@ def test_crash_loop_of_a_command(site: Site) -> None:
     assert server.service("good")["status"] == "RUNNING"
     lines = own_lines(server)
     assert sum("last output of x[0]" in line for line in lines) == 1
-    assert [line for line in lines if "same error again" in line] == [
-        "ERROR x: same error again (2 times)",
-        "ERROR x: same error again (3 times)",
-    ]
+    assert [line for line in lines if "same error again" in line] == ["ERROR x: same error again (2 times)"]
     assert any(line.startswith("ERROR x FAILED: worker 0 exited with status 4") for line in lines)
     assert sum("cannot reach the broker" in line for line in lines) == 1
 
@@ -232,10 +231,9 @@ def test_first_start_fails(site: Site) -> None:
 
     assert server.wait() == 1
 
-    assert 1 <= len(wire.rest()) <= 4
+    assert len(wire.rest()) == 1
     assert server.output.count("Traceback (most recent call last)") == 1
-    assert server.output.count("no database configured") <= 4
-    assert re.search(r"^error: web: worker \d importing broken failed: RuntimeError: no database", server.output, re.M)
+    assert re.search(r"^error: web: importing broken failed: RuntimeError: no database", server.output, re.M)
 
 
 def test_keep_going(site: Site) -> None:
@@ -271,6 +269,8 @@ def test_crash_loop_of_a_worker_after_a_good_start(site: Site) -> None:
         [services.web]
         app = "shop:wsgi"
         workers = 2
+        preload = false
+        spare = false
         env = {{ TEST_WIRE = "{wire}" }}
         restart = {{ intensity = 3, backoff = 0.01, cap = 60 }}
         """,

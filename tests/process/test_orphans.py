@@ -97,6 +97,9 @@ def test_supervisor_killed_control(site: Site) -> None:
     server = site.up(f'[services.x]\ncommand = "{sys.executable} -S -E {script} {wire}"\n').ready()
     pid = int(wire.line())
 
+    keeper = until(lambda: [each for each in children(server.pid) if _is_keeper(each)], what="the keeper")[0]
+    server.signal(signal.SIGSTOP)  # or it would start another keeper
+    os.kill(keeper, signal.SIGKILL)
     server.kill()
     server.wait()
 
@@ -104,6 +107,10 @@ def test_supervisor_killed_control(site: Site) -> None:
     os.kill(pid, signal.SIGKILL)
     assert wire.rest() == []
     server.door.unlink()
+
+
+def _is_keeper(pid: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0keeper\0")
 
 
 def test_supervisor_killed_while_starting(site: Site) -> None:
@@ -121,7 +128,7 @@ def test_supervisor_killed_while_starting(site: Site) -> None:
         """,
         listeners=[listener],
     )
-    wire.lines(2)
+    wire.line()
 
     server.kill()
     server.wait()
@@ -177,12 +184,16 @@ signal.pause()
 """
 
 
+def children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
 def zombies(parent: int) -> list[int]:
     """Children of `parent` that nobody has reaped."""
     found = []
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+    for pid in children(parent):
         if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            found.append(int(pid))
+            found.append(pid)
     return found
 
 

@@ -283,10 +283,10 @@ def test_chatty_child_does_not_starve_the_loop() -> None:
         reader = Reader(r)
         os.write(w, b"x" * 65_536)
         turns = 0
-        while not reader.stream._splitter._pending:
+        while not reader.stream.splitter.rest:
             await asyncio.sleep(0)
             turns += 1
-        assert len(reader.stream._splitter._pending) <= READ_SIZE
+        assert len(reader.stream.splitter.rest) <= READ_SIZE
         assert turns < 10
         os.close(w)
         await reader.done

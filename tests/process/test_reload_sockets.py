@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from tests.support.server import Trapeze
 from tests.support.shop import APP, Shop
@@ -147,4 +149,39 @@ def test_old_address_is_open_while_it_is_used(site: Site) -> None:
     shop.alone()
     with httpx.Client(trust_env=False) as client:
         assert client.get(f"http://{new}/").text == "two"
+    assert shop.server.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_back_to_an_address_that_is_still_drained(kind: str, site: Site) -> None:
+    """A long request holds the worker of the generation before last; its address is ours, and opens again."""
+    gate, wire = site.gate(), site.wire()
+    waiting = f"(open({str(wire)!r}, 'w').close(), open({str(gate)!r}).readline(), 'late')[-1]"
+    shop = Shop(site, sockets='[sockets.move]\nbind = "127.0.0.1:0"', web='socket = ["web", "move"]')
+    with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [each.getsockname()[1] for each in (free, other)]
+    here = f"127.0.0.1:{ports[0]}" if kind == "tcp" else f"unix:{site.directory / 'here.sock'}"
+    there = f"127.0.0.1:{ports[1]}" if kind == "tcp" else f"unix:{site.directory / 'there.sock'}"
+
+    def move(address: str, body: str) -> None:
+        site.write("shop.py", APP.replace("{body}", body))
+        shop.configure(sockets=f'[sockets.move]\nbind = "{address}"', web='socket = ["web", "move"]')
+        done = shop.server.ctl("reload")
+        assert done.code == 0, done
+
+    def ask(address: str, path: str = "/") -> str:
+        transport = httpx.HTTPTransport(uds=address[5:]) if kind == "unix" else httpx.HTTPTransport()
+        with httpx.Client(transport=transport, trust_env=False, timeout=20) as client:
+            return client.get("http://localhost/" if kind == "unix" else f"http://{address}{path}").text
+
+    move(here, waiting)
+    with ThreadPoolExecutor() as pool:
+        late = pool.submit(ask, here)
+        wire.rest()
+        move(there, "'there'")
+        move(here, "'back'")
+        assert ask(here) == "back"
+        gate.stay_open()
+        assert late.result(20) == "late"
+    assert ask(here) == "back"
     assert shop.server.stop() == 0

@@ -38,7 +38,7 @@ class Web:
             """,
             listeners=[self.listener],
         ).ready()
-        self.wire.lines(workers)
+        self.wire.line()
 
     def request(self) -> Request:
         """Begin a request; it is inside the app when this returns."""
@@ -203,7 +203,7 @@ def test_one_worker_more_or_less(site: Site) -> None:
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("name", ["USR1", "USR2"])
+@pytest.mark.parametrize("name", ["USR1"])
 def test_others_do_no_harm(name: str, site: Site) -> None:
     server = site.up('[services.x]\ncommand = "sleep 3600"\n').ready()
 
@@ -232,7 +232,7 @@ def test_while_the_app_is_imported(name: str, site: Site) -> None:
         """,
         listeners=[listener],
     )
-    wire.lines(2)
+    wire.line()
 
     server.signal(signal.Signals[f"SIG{name}"])
 

@@ -273,10 +273,13 @@ def test_no_descriptor_leaks(kind: str, site: Site) -> None:
     elif kind == "shim":
         assert list(fds) == [3]
     else:
-        # A server has descriptors of its own; before it was imported there were the listener and the notify socket.
+        # A server has descriptors of its own; before it was imported there were the listener, the notify socket, and
+        # the copy of stderr on which stacks are written.
+        stderr = found["first_fds"]["2"]
         first = {int(number): target for number, target in found["first_fds"].items() if int(number) > 2}
+        assert [target for target in first.values() if target.startswith("pipe:")] == [stderr]
         assert sum(target.startswith("socket:") for target in first.values()) == 2
-        assert [target for target in first.values() if not target.startswith(("socket:", "/proc/"))] == []
+        assert [target for target in first.values() if not target.startswith(("socket:", "/proc/", stderr))] == []
 
 
 def test_no_descriptor_of_an_earlier_child_leaks(site: Site) -> None:

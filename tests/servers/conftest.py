@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.server import Listener
 from tests.support.workerkit import Connection, WorkerProcess
+from tests.support.zygotekit import Zygote
 
 
 @pytest.fixture
@@ -19,6 +20,20 @@ def worker(run_dir: Path) -> Iterator[Callable[..., WorkerProcess]]:
 
     def make(listeners: list[Listener] | None = None, **fields: Any) -> WorkerProcess:
         made.append(WorkerProcess(fields.pop("directory", run_dir), listeners or [], **fields))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()
+
+
+@pytest.fixture
+def zygote(run_dir: Path) -> Iterator[Callable[..., Zygote]]:
+    """Spawn a zygote as the supervisor does: `zygote([tcp()], app="workerapp:asgi")`, then `.ready()`, `.fork()`."""
+    made: list[Zygote] = []
+
+    def make(listeners: list[Listener] | None = None, **fields: Any) -> Zygote:
+        made.append(Zygote(fields.pop("directory", run_dir), listeners or [], **fields))
         return made[-1]
 
     yield make

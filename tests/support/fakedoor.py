@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -154,6 +154,12 @@ class FakeSupervisor:
     async def reload(self, names: Sequence[str] | None, who: str) -> FakeTicket:
         """A verb."""
         return self._order(names, who, "reload", names)
+
+    upgrade: Callable[[str, str | None], Awaitable[Mapping[str, object]]] | None = None
+
+    def rollback(self, name: str, who: str) -> FakeTicket:
+        """A verb."""
+        return self._order([name], who, "rollback", name)
 
     def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> FakeTicket:
         """A verb."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from trapeze.generation import Generation
 from trapeze.lifecycle import State
-from trapeze.prelude import Launch, Listener
+from trapeze.prelude import ChildHandle, ForkListener, Launch, Listener
 from trapeze.process import Process
+from trapeze.scoreboard import Reading
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket
 from trapeze.spec import ServiceSpec
 
-__all__ = ["FakeChild", "FakeHost"]
+__all__ = ["FakeBoard", "FakeChild", "FakeHost"]
 
 
 @dataclass
@@ -24,10 +25,14 @@ class FakeChild:
     launch: Launch
     listener: Listener
     signals: list[int] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     unreachable: bool = False
 
     def send(self, signum: int) -> None:
         self.signals.append(signum)
+
+    def tell(self, text: str) -> None:
+        self.told.append(text)
 
     def kill(self) -> None:
         self.signals.append(-9)
@@ -37,6 +42,35 @@ class FakeChild:
 
     def exit(self, status: int = 0) -> None:
         self.listener.on_exit(status)
+
+
+class FakeBoard:
+    """A scoreboard into which the test writes."""
+
+    EMPTY = Reading(beat=0, requests=0, in_flight=None, full=False, oldest=0, gap=0, classes=(), times=())
+
+    def __init__(self) -> None:
+        self.fd = 99
+        self.slots: dict[int, Reading] = {}
+        self.closed = False
+
+    @property
+    def taken(self) -> set[int]:
+        return set(self.slots)
+
+    def allocate(self, id: int) -> int | None:
+        slot = next(number for number in range(1000) if number not in self.slots)
+        self.slots[slot] = self.EMPTY
+        return slot
+
+    def free(self, slot: int) -> None:
+        del self.slots[slot]
+
+    def read(self, slot: int) -> Reading:
+        return self.slots[slot]
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class FakeHost:
@@ -53,6 +87,7 @@ class FakeHost:
         self.log: list[str] = []
         self.probes: list[tuple[Process, str]] = []
         self.rollbacks: list[tuple[int, str]] = []
+        self.boards: list[FakeBoard] = []
         self._pid = 1000
         self._id = 0
         self.service = Service("web", self, self.make(spec, generation))
@@ -85,6 +120,27 @@ class FakeHost:
         child = FakeChild(self._pid, launch, listener)
         self.children[child.pid] = child
         return child
+
+    def fork(self, zygote: ChildHandle, launch: Launch, listener: ForkListener) -> FakeChild:
+        self.log.append(f"forked by {zygote.pid}")
+        child = self.spawn(launch, listener)
+        return child
+
+    def employ(self, spare: ChildHandle, launch: Launch, listener: ForkListener) -> FakeChild:
+        assert isinstance(spare, FakeChild)
+        self.log.append(f"employed {spare.pid}")
+        spare.launch, spare.listener = launch, listener
+        return spare
+
+    def others(self, service: Service) -> list[Service]:
+        return []
+
+    def scoreboard(self) -> FakeBoard:
+        self.boards.append(FakeBoard())
+        return self.boards[-1]
+
+    def note(self, service: Service, text: str, level: str = "info") -> None:
+        self.log.append(text)
 
     def probe(self, service: Service, process: Process, ready: str) -> Callable[[], None]:
         self.probes.append((process, ready))

@@ -16,7 +16,7 @@ from tests.support.server import Listener
 from tests.support.wait import until
 from trapeze.boot import BOOT
 
-__all__ = ["APP", "BACKENDS", "ROOT", "Case", "Connection", "WorkerProcess", "check", "run_job"]
+__all__ = ["APP", "BACKENDS", "PATIENCE", "ROOT", "Case", "Connection", "Talking", "WorkerProcess", "check", "run_job"]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -121,18 +121,63 @@ BACKENDS = [
 ]
 
 
-class WorkerProcess:
+class Talking:
+    """A worker that says what it does on a notify socket, and writes its output to a file."""
+
+    notify: socket.socket
+    messages: list[dict[str, str]]
+    out: Path
+
+    def wait(self) -> int:
+        """Wait for its end; returns its exit status."""
+        raise NotImplementedError
+
+    @property
+    def output(self) -> str:
+        """What it wrote on stdout and stderr."""
+        return self.out.read_text()
+
+    def message(self) -> dict[str, str]:
+        """Wait for its next message; {} when it has gone."""
+        packet = self.notify.recv(1 << 20)
+        found = dict(line.partition("=")[::2] for line in packet.decode().split("\n")) if packet else {}
+        self.messages.append(found)
+        return found
+
+    def ready(self) -> dict[str, str]:
+        """Wait until it is ready; returns what it says of itself."""
+        message = self.message()
+        assert message.get("READY") == "1", (message, self.output)
+        said: dict[str, str] = json.loads(message["X_TRAPEZE"])
+        return said
+
+    def error(self) -> dict[str, str]:
+        """Wait until it reports why it cannot start, and has gone with 3."""
+        message = self.message()
+        assert "X_TRAPEZE_ERROR" in message, (message, self.output)
+        assert self.wait() == 3
+        said: dict[str, str] = json.loads(message["X_TRAPEZE_ERROR"])
+        return said
+
+
+class WorkerProcess(Talking):
     """A worker, spawned as the supervisor does it.
 
     Args:
         directory: the app's directory; `workerapp.py` is written there if it has none.
         listeners: what it accepts on; made non-blocking, as the supervisor does.
         python: the interpreter.
+        pass_fds: what it inherits beside sockets and the like, under the same numbers.
         fields: of the job.
     """
 
     def __init__(
-        self, directory: Path, listeners: Sequence[Listener] = (), python: str = sys.executable, **fields: Any
+        self,
+        directory: Path,
+        listeners: Sequence[Listener] = (),
+        python: str = sys.executable,
+        pass_fds: Sequence[int] = (),
+        **fields: Any,
     ) -> None:
         app = directory / "workerapp.py"
         if not app.exists():
@@ -168,6 +213,7 @@ class WorkerProcess:
             **fields,
         }
         self.gate_fd = self._gate.fileno()
+        self.pass_fds = list(pass_fds)
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -175,11 +221,15 @@ class WorkerProcess:
         os.write(fd, json.dumps(self.job).encode())
         os.set_inheritable(fd, True)
         fds = [fd, self._theirs.fileno(), self._gate.fileno(), *(listener.fd for listener in self.listeners)]
+        board = self.job.get("board")
+        if isinstance(board, dict):
+            fds.append(board["fd"])
+        fds += self.pass_fds
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LISTEN_"))}
         try:
             with open(self.out, "wb") as out:
                 return subprocess.Popen(
-                    [self.python, "-c", BOOT, "web[0]", str(fd), str(ROOT / "backends")],
+                    [self.python, "-c", BOOT, str(self.job["label"]), str(fd), str(ROOT / "backends")],
                     env={**environ, "GATE": str(self._gate.fileno())},
                     cwd=self.directory,
                     stdin=subprocess.DEVNULL,
@@ -191,33 +241,6 @@ class WorkerProcess:
         finally:
             os.close(fd)
             self._theirs.close()
-
-    @property
-    def output(self) -> str:
-        """What it wrote on stdout and stderr."""
-        return self.out.read_text()
-
-    def message(self) -> dict[str, str]:
-        """Wait for its next message; {} when it has gone."""
-        packet = self.notify.recv(1 << 20)
-        found = dict(line.partition("=")[::2] for line in packet.decode().split("\n")) if packet else {}
-        self.messages.append(found)
-        return found
-
-    def ready(self) -> dict[str, str]:
-        """Wait until it is ready; returns what it says of itself."""
-        message = self.message()
-        assert message.get("READY") == "1", (message, self.output)
-        said: dict[str, str] = json.loads(message["X_TRAPEZE"])
-        return said
-
-    def error(self) -> dict[str, str]:
-        """Wait until it reports why it cannot start, and has gone with 3."""
-        message = self.message()
-        assert "X_TRAPEZE_ERROR" in message, (message, self.output)
-        assert self.wait() == 3
-        said: dict[str, str] = json.loads(message["X_TRAPEZE_ERROR"])
-        return said
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
         """Ask it to leave, and wait until it has taken note."""

@@ -27,6 +27,7 @@ GROUPS: dict[str, set[str]] = {
         "checks",
         "checks_process",
         "checks_service",
+        "checks_worker",
         "config",
         "convert",
         "envfile",
@@ -40,24 +41,33 @@ GROUPS: dict[str, set[str]] = {
     "mechanisms": {
         "boot",
         "console",
+        "doorstep",
         "examine_backend",
         "figures",
+        "following",
+        "forks",
         "holders",
+        "keeping",
         "launch",
         "lend",
         "output",
         "prelude",
         "probe",
         "runtime",
+        "scoreboard",
         "sink",
         "sockets",
         "unixsockets",
     },
     "machine": {
         "chronicle",
+        "ear",
         "events",
+        "gate",
         "generation",
         "host",
+        "keeper",
+        "lastout",
         "ledger",
         "machine",
         "probing",
@@ -65,10 +75,12 @@ GROUPS: dict[str, set[str]] = {
         "report",
         "service",
         "verify",
+        "vigil",
+        "zygotes",
     },
-    "supervisor": {"supervisor", "swap", "watching"},
-    "doors": {"calls", "control", "door", "routes", "settle", "signals"},
-    "app": {"app", "foreground"},
+    "supervisor": {"carry", "supervisor", "swap", "watching"},
+    "doors": {"calls", "control", "door", "routes", "settle", "signals", "upward"},
+    "app": {"app", "foreground", "resume", "saving", "takeover", "upgrade"},
     "people": {"__main__", "client", "render", "watcher", "cli.*"},
 }
 
@@ -88,14 +100,22 @@ MAY_IMPORT: dict[str, set[str]] = {
 DEFERRED: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "with the garbage collector off, which has to be said before",
     ("app", "foreground"): "asyncio and the machine are imported while the checks of the worker side run",
+    ("foreground", "carry"): "of upgrades only: a start need not wait for it",
+    ("foreground", "resume"): "of upgrades only: a start need not wait for it",
     ("foreground", "figures"): "as control: psutil costs 15 ms",
+    ("foreground", "upgrade"): "as control, which it needs",
     ("foreground", "control"): "imported when the workers are on their way: it is not needed for the first answer",
 }
 """(module, what it imports inside a function): why it may. Commands (cli, render, client) always may: each imports
 what it needs when it runs."""
 
 BACK: dict[tuple[str, str], str] = {
+    ("ear", "service"): "a part of it in a file of its own",
+    ("gate", "service"): "a part of it in a file of its own",
     ("host", "service"): "the protocol names what it is given",
+    ("lastout", "service"): "a part of it in a file of its own",
+    ("vigil", "service"): "as zygotes",
+    ("zygotes", "service"): "a part of it in a file of its own",
 }
 """Imports under TYPE_CHECKING that close a circle within a group: why they may."""
 
@@ -129,6 +149,7 @@ ADAPTED: dict[str, set[str]] = {
     "gunicorn": {"gunicorn", "gevent", "eventlet"},
     "green": {"gevent", "eventlet"},
     "uvicorn": {"uvicorn", "uvloop", "httptools"},
+    "warm": {"django"},
 }
 """What a module of the worker side may import besides the standard library: the server it adapts. A key also stands
 for modules that begin with it (`gunicorn_asgi`, `gunicorn.workers`)."""

@@ -122,3 +122,59 @@ def test_what_is_final_is_not_tried_again_soon() -> None:
 
     assert history.exhausted
     assert history.not_before == 7.0 + POLICY.cap
+
+
+# ---- several processes: judged like one
+
+
+def test_what_falls_together_is_one_failure() -> None:
+    """Eight workers killed at once: all were spawned before, so nothing says yet that trying again does not help."""
+    history = FRESH
+    for number in range(8):
+        history = failed(history, 100.0 + number / 100, POLICY, 0.999, born=90.0)
+
+    assert (history.streak, history.failures) == (1, (100.0,))
+    assert may_spawn(history, 100.0) is None
+
+
+def test_rounds_count() -> None:
+    """An app that cannot start, four workers: FAILED after as many rounds as one worker has tries."""
+    history, now, rounds = FRESH, 0.0, 0
+    while not history.exhausted:
+        rounds += 1
+        for number in range(4):
+            history = failed(history, now + 0.1 + number / 100, POLICY, 0.999, born=now)
+        now = max(history.not_before, now + 0.2)
+
+    assert rounds == POLICY.intensity
+
+
+def test_born_with_the_failure_counts() -> None:
+    """A replacement that is spawned in the same instant and fails is another try."""
+    history = failed(FRESH, 7.0, POLICY, 0.5)
+
+    assert failed(history, 8.0, POLICY, 0.5, born=7.0).streak == 2
+    assert failed(history, 8.0, POLICY, 0.5, born=6.999).streak == 1
+
+
+def test_a_proven_sibling_keeps_it_from_giving_up() -> None:
+    """However often the others end; the delays grow as ever, up to the cap."""
+    history = FRESH
+    for number in range(20):
+        history = failed(history, float(number), POLICY, 0.999999, proven=True)
+
+        assert not history.exhausted
+    assert history.not_before > 19.0 + POLICY.cap * 0.99
+    assert may_spawn(history, 19.0 + POLICY.cap) is None
+
+
+def test_a_proven_sibling_takes_it_back() -> None:
+    """It was given up, and then something served: one more failure is no reason to go on with one try per cap."""
+    assert not failed(fail([0.0] * 5), 500.0, POLICY, 0.5, proven=True).exhausted
+
+
+def test_what_is_final_is_final() -> None:
+    """A pre_start command that failed: whoever serves, and whenever it began."""
+    history = failed(failed(FRESH, 7.0, POLICY, 0.5), 8.0, POLICY, 0.5, born=1.0, proven=True, final=True)
+
+    assert history.exhausted

@@ -23,6 +23,7 @@ EXEC |= {"resource"}
 THIRD_PARTY = {
     "gunicorn.py": {"gunicorn", "gevent"},
     "gunicorn_asgi.py": {"gunicorn"},
+    "gunicorn_drain.py": {"gevent"},
     "gunicorn_settings.py": {"gunicorn"},
     "uvicorn.py": {"uvicorn"},
     "uvicorn_server.py": {"uvicorn"},
@@ -33,6 +34,7 @@ THIRD_PARTY = {
     "chaussette_eventlet.py": {"eventlet", "chaussette"},
     "chaussette_bjoern.py": {"chaussette"},
     "green.py": {"eventlet"},
+    "warm.py": {"django"},
 }
 """Each file imports the server that it adapts, and no other package."""
 

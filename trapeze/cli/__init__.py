@@ -32,11 +32,13 @@ _VERBS = {
     "events": "look",
     "reload": "order",
     "restart": "order",
+    "rollback": "order",
     "scale": "order",
     "start": "order",
     "stop": "order",
     "signal": "order",
     "shutdown": "order",
+    "upgrade": "upgrade",
     "completion": "completion",
 }
 """Verb to the module that has it, in the order of the help."""

@@ -15,7 +15,7 @@ from trapeze.client import Client, RemoteError, find, service_path
 from trapeze.errors import TrapezeError
 from trapeze.status import Transition
 
-__all__ = ["reload", "restart", "scale", "shutdown", "signal", "start", "stop"]
+__all__ = ["reload", "restart", "rollback", "scale", "shutdown", "signal", "start", "stop"]
 
 WAIT = 120.0
 """Seconds, unless --wait says otherwise."""
@@ -62,6 +62,17 @@ def restart(services: tuple[str, ...], process: int | None, **how: Any) -> int:
     if process is not None and len(services) != 1:
         raise click.UsageError("--process goes with the one service it is of", ctx=click.get_current_context())
     return _give(services or ("",), "restart", _given(process=process), **how)
+
+
+@click.command()
+@one_service_argument
+@order_options
+def rollback(service: str, **how: Any) -> int:
+    """Go back to the code that served before.
+
+    It is still in memory (preload), so nothing is read from the disk. Once more goes forward again.
+    """
+    return _give((service,), "rollback", {}, **how)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

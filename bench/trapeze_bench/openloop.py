@@ -1,0 +1,286 @@
+"""The load client: requests that are due at times of their own, whatever becomes of the earlier ones. A program.
+
+    python -m trapeze_bench.openloop '{"port": 8000, "rate": 1000, "kept": 32}' RESULT
+
+Each request is timed from the moment it was due: a server that stands still delays all that come meanwhile, not just
+one. Nothing is tried again. It prints `go` when it begins, goes on until its stdin ends, waits for what is under way
+and writes RESULT (JSON, see `Result`). The clock is the monotonic one, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import json
+import random
+import sys
+import threading
+import time
+from collections import deque
+from typing import NamedTuple, Self, cast
+
+from trapeze_bench.wire import Head, head
+
+__all__ = ["Client", "Plan", "Result"]
+
+TIMEOUT = 10.0
+"""Seconds from when it was due until a request is lost."""
+OWN = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
+"""Errors of connect and socket that are the client's and not the server's."""
+TICK = 0.001
+"""Seconds: uvloop's timers know no less, and would spin for less. A request is sent up to so much late."""
+
+
+class Plan(NamedTuple):
+    """What to send."""
+
+    port: int
+    rate: float
+    """Requests per second."""
+    kept: int = 0
+    """Connections that are kept and used in turn; 0: a new one for each request."""
+    seed: int = 1
+
+
+class Result(NamedTuple):
+    """What became of it; in the order in which the requests ended."""
+
+    due: list[float]
+    """Monotonic seconds."""
+    took: list[float]
+    """Seconds from then until the answer was complete."""
+    lost: list[tuple[float, str]]
+    """When it was due, and in a word or two what happened to it. Not among those above."""
+    reused: int
+    """Requests that went over a connection that had already served one."""
+    late: float
+    """Seconds from due to sent, 99.9 of 100: of the client's own making."""
+    cpu: float
+    """Part of one processor that the client used."""
+    exhausted: str = ""
+    """What the client ran out of, if anything: then this is no measurement."""
+
+    @classmethod
+    def read(cls, path: str) -> Self:
+        """Read the file."""
+        with open(path) as file:
+            found = cls(*json.load(file))
+        return found._replace(lost=[(due, why) for due, why in found.lost])
+
+
+class Wire(asyncio.Protocol):
+    """A connection."""
+
+    def __init__(self, client: Client, due: float) -> None:
+        self.client = client
+        self.transport: asyncio.Transport | None = None
+        self.due = due
+        """Of the request that is under way; 0 if none is."""
+        self.served = 0
+        self.data = b""
+        self.head: Head | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's own are of no class of asyncio's
+        self.client.wires.add(self)
+        self.ask(self.due)
+
+    def ask(self, due: float) -> None:
+        """Send a request."""
+        assert self.transport is not None
+        self.due, self.data, self.head = due, b"", None
+        self.client.note_sent(due)
+        self.client.reused += self.served > 0
+        self.transport.write(self.client.request)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        if not self.due:
+            self.client.lose(time.monotonic(), "bytes that nobody asked for")
+            self.close()
+            return
+        self.data += data
+        if self.head is None:
+            self.head = head(self.data)
+        if self.head is not None and self.head.whole is not None and len(self.data) >= self.head.whole:
+            self._answered(self.head)
+
+    def _answered(self, answer: Head) -> None:
+        due, self.due = self.due, 0.0
+        if answer.status != 200:
+            self.client.lose(due, f"status {answer.status}")
+        elif answer.whole is not None and len(self.data) > answer.whole:
+            self.client.lose(due, "bytes behind the answer")
+        else:
+            self.client.answered(due)
+        self.served += 1
+        if self.client.plan.kept and not answer.closes:
+            self.client.idle(self)
+        else:
+            self.close()
+
+    def eof_received(self) -> None:
+        """Called by the loop, which then closes it."""
+        if not self.due:
+            self.client.gone(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        due, self.due = self.due, 0.0
+        if due and self.head is not None and self.head.whole is None and exc is None:
+            self.client.answered(due)  # an answer that ends with the connection
+        elif due:
+            where = "in the answer" if self.data else "unanswered"
+            self.client.lose(due, f"{'closed' if exc is None else type(exc).__name__}, {where}")
+        self.client.gone(self)
+
+    def close(self) -> None:
+        """Close it, in order."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+class Client:
+    """All requests of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.random = random.Random(plan.seed)
+        connection = b"" if plan.kept else b"Connection: close\r\n"
+        self.request = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + connection + b"\r\n"
+        self.stopping = False
+        self.due: list[float] = []
+        self.took: list[float] = []
+        self.late: list[float] = []
+        self.lost: list[tuple[float, str]] = []
+        self.reused = 0
+        self.wires: set[Wire] = set()
+        self.free: deque[Wire] = deque()
+        self.waiting: deque[float] = deque()
+        """When those were due that wait for a kept connection: there are never more than so many, as with a proxy."""
+        self.exhausted = ""
+        """What the client itself ran out of: nothing after that says anything about the server."""
+        self.opening: set[asyncio.Task[None]] = set()
+        self._looked = 0.0
+
+    async def run(self) -> None:
+        """Send what is due until told to stop; return when nothing is under way any more."""
+        due = time.monotonic() + TICK
+        while not self.stopping:
+            now = time.monotonic()
+            while due <= now:
+                self._send(due)
+                due += self.random.uniform(0.5, 1.5) / self.plan.rate
+            self._time_out(now)
+            await asyncio.sleep(max(due - now, TICK))
+        while self.waiting or self.opening or any(wire.due for wire in self.wires):
+            self._time_out(time.monotonic())
+            await asyncio.sleep(0.01)
+        for wire in list(self.wires):
+            wire.close()
+        await asyncio.sleep(0.01)  # the loop closes them in its next turn
+
+    def _send(self, due: float) -> None:
+        # All kept ones are opened first, then the one that was idle longest is next. None is free: it waits its turn.
+        if self.plan.kept and len(self.wires) + len(self.opening) >= self.plan.kept:
+            if self.free:
+                self.free.popleft().ask(due)
+            else:
+                self.waiting.append(due)
+            return
+        task = asyncio.get_running_loop().create_task(self._connect(due))
+        self.opening.add(task)
+        task.add_done_callback(self.opening.discard)
+
+    async def _connect(self, due: float) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(lambda: Wire(self, due), "127.0.0.1", self.plan.port)
+        except OSError as error:  # a TimeoutError is one
+            if error.errno in OWN:
+                self.exhausted = self.exhausted or str(error)
+            name = errno.errorcode.get(error.errno or 0, "timed out")
+            self.lose(due, f"{name}, connecting")
+            self._next()
+
+    def _next(self) -> None:
+        """There is room for one that waits."""
+        if self.waiting:
+            self._send(self.waiting.popleft())
+
+    def _time_out(self, now: float) -> None:
+        while self.waiting and now - self.waiting[0] > TIMEOUT:
+            self.lose(self.waiting.popleft(), "timed out, no connection was free")
+        if self.wires and now - self._looked > 1.0:
+            self._looked = now
+            for wire in [each for each in self.wires if each.due and now - each.due > TIMEOUT]:
+                self.lose(wire.due, "timed out")
+                wire.due = 0.0
+                wire.close()
+
+    def note_sent(self, due: float) -> None:
+        """A request is being sent."""
+        self.late.append(time.monotonic() - due)
+
+    def answered(self, due: float) -> None:
+        """An answer is complete."""
+        self.due.append(due)
+        self.took.append(time.monotonic() - due)
+
+    def lose(self, due: float, why: str) -> None:
+        """There was none."""
+        self.lost.append((due, why))
+
+    def idle(self, wire: Wire) -> None:
+        """A connection can be used again."""
+        self.free.append(wire)
+        self._next()
+
+    def gone(self, wire: Wire) -> None:
+        """A connection is closed; by the server, in order, when it was idle: its good right."""
+        self.wires.discard(wire)
+        if wire in self.free:
+            self.free.remove(wire)
+        self._next()
+
+
+async def main(plan: Plan) -> Result:
+    """Send until stdin ends."""
+    client = Client(plan)
+    loop = asyncio.get_running_loop()
+
+    def listen() -> None:
+        sys.stdin.buffer.read()
+        loop.call_soon_threadsafe(setattr, client, "stopping", True)
+
+    threading.Thread(target=listen, daemon=True).start()
+    gc.collect()
+    gc.freeze()  # what is collected now and then is what requests leave, which is little
+    print("go", flush=True)
+    began, used = time.monotonic(), time.process_time()
+    await client.run()
+    cpu = (time.process_time() - used) / (time.monotonic() - began)
+    late = sorted(client.late)[int(len(client.late) * 0.999)] if client.late else 0.0
+    return Result(client.due, client.took, client.lost, client.reused, late, cpu, client.exhausted)
+
+
+def run() -> None:
+    """The program."""
+    plan = Plan(**json.loads(sys.argv[1]))
+    try:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ModuleNotFoundError:
+        factory = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        result = runner.run(main(plan))
+    with open(sys.argv[2], "w") as file:
+        json.dump(result, file)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,129 @@
+"""The scripts that measure: the load client counts what is lost, and the script of deploys runs. No timings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from trapeze_bench import procfs
+from trapeze_bench.loads import loaded
+from trapeze_bench.openloop import Client, Plan
+from trapeze_bench.targets import free_port
+
+from tests.support.server import ROOT
+from tests.support.wait import until
+
+ANSWERS = {
+    "": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "closed, unanswered": b"",
+    "closed, in the answer": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no",
+    "status 503": b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+    "bytes behind the answer": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1",
+}
+
+
+class Server:
+    """Answers each connection once, as told."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.served = 0
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=500)
+        self.port = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        """Until the listener is shut down."""
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(1 << 16)
+                self.served += 1
+                connection.sendall(self.answer)
+
+    def close(self) -> None:
+        """Wake it, too."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+
+
+@pytest.mark.parametrize("kept", [0, 4])
+@pytest.mark.parametrize("why", ANSWERS)
+def test_what_is_lost_is_counted(why: str, kept: int) -> None:
+    server = Server(ANSWERS[why])
+    try:
+        with loaded(Plan(server.port, 200.0, kept)) as load:
+            until(lambda: server.served >= 20, what="twenty requests")
+            result = load.stop()
+    finally:
+        server.close()
+
+    assert len(result.due) + len(result.lost) == server.served
+    assert {found for _, found in result.lost} == ({why} if why else set())
+    assert bool(result.due) == (why == "")
+
+
+def test_nobody_listens() -> None:
+    client = Client(Plan(free_port(), 200.0))
+    thread = threading.Thread(target=lambda: asyncio.run(client.run()))
+    thread.start()
+    try:
+        until(lambda: len(client.lost) >= 3, what="three requests")
+    finally:
+        client.stopping = True
+        thread.join()
+
+    assert client.due == []
+    assert {why for _, why in client.lost} == {"ECONNREFUSED, connecting"}
+
+
+def test_kept_connections_are_never_more_than_told() -> None:
+    """A server that takes connections and stands still: requests wait, are not answered, and open nothing more."""
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
+        client = Client(Plan(listener.getsockname()[1], 500.0, kept=4))
+        thread = threading.Thread(target=lambda: asyncio.run(client.run()))
+        thread.start()
+        try:
+            until(lambda: len(client.waiting) >= 50, what="fifty requests that wait")
+            assert len(client.wires) + len(client.opening) == 4
+        finally:
+            client.stopping = True
+            client.waiting.clear()
+            for wire in list(client.wires):
+                wire.due = 0.0
+            thread.join()
+
+
+def test_another_program_in_the_same_process_is_seen() -> None:
+    program = "import os, sys; input(); os.execv(sys.executable, [sys.executable, '-c', 'print(1); input()'])"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None and child.stdout is not None
+        before = procfs.image(child.pid)
+        assert procfs.image(child.pid) == before
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert procfs.image(child.pid) != before
+
+
+@pytest.mark.slow
+def test_deploys() -> None:
+    """One reload with each kind of connection: it measures, loses nothing, and its exit code goes by the bounds."""
+    argv = [sys.executable, "bench/deploys.py", "--quick", "--only", "reload", "--json"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=50, env={**os.environ})
+
+    found = json.loads(done.stdout)
+    lost = [figure for figure in found["figures"] if figure["name"].startswith("lost")]
+    assert [figure["value"] for figure in lost] == [0, 0], done.stderr
+    assert done.returncode == int(any(figure["ok"] is False for figure in found["figures"]))

@@ -1,0 +1,174 @@
+"""The scoreboard, from both sides: what a worker's `Board` writes is what the supervisor's `Scoreboard` reads."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+
+import pytest
+from trapeze_backends.board import LOOK_AT_MEMORY, SIZE, Board, Limits
+from trapeze_backends.contract import Job, StartError
+from trapeze_backends.measured import Meter
+
+from trapeze.scoreboard import SLOT, Scoreboard
+
+
+@pytest.fixture
+def table() -> Iterator[Scoreboard]:
+    made = Scoreboard()
+    yield made
+    made.close()
+
+
+def board(table: Scoreboard, slot: int | None) -> Board:
+    """The worker's side."""
+    return Board({"fd": os.dup(table.fd), "slot": slot})
+
+
+def test_both_sides_agree_on_the_size() -> None:
+    assert SIZE == SLOT
+
+
+@pytest.mark.parametrize("number", [1, 17, 40])
+def test_what_is_written_is_read(table: Scoreboard, number: int) -> None:
+    """Whatever page the slot is on; the neighbours see nothing of it."""
+    slots = [table.allocate(id) for id in range(1, number + 2)]
+    slot = slots[-2]
+    assert slot is not None
+    worker = board(table, slot)
+
+    worker.beat(100.0, requests=7, in_flight=2)
+    worker.beat(103.5, requests=9, in_flight=1)
+    worker.beat(104.0, requests=9, in_flight=1)
+
+    seen = table.read(slot)
+    assert (seen.beat, seen.requests, seen.in_flight, seen.gap, seen.full) == (104.0, 9, 1, 3.5, False)
+    for other in slots:
+        if other != slot:
+            assert other is not None
+            assert table.read(other).beat == 0
+
+
+def test_a_server_that_counts_nothing(table: Scoreboard) -> None:
+    slot = table.allocate(1)
+    assert slot is not None
+
+    board(table, slot).beat(5.0)
+
+    assert table.read(slot).in_flight is None
+
+
+def test_slots_are_given_out_again_and_empty(table: Scoreboard) -> None:
+    first, second = table.allocate(1), table.allocate(2)
+    assert first is not None
+    board(table, first).beat(5.0, requests=3)
+
+    table.free(first)
+
+    assert table.taken == {second}
+    assert table.allocate(3) == first
+    assert table.read(first).beat == 0
+    table.free(first)
+    table.free(first)  # twice is no error, and frees it once
+    assert table.allocate(4) == first
+    assert table.allocate(5) not in (first, second)
+
+
+def test_full_table_gives_no_slot(table: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trapeze.scoreboard.SLOTS", 2)
+
+    assert [table.allocate(id) for id in range(3)] == [0, 1, None]
+
+
+def test_a_worker_cannot_take_the_memory_away(table: Scoreboard) -> None:
+    """Shortened, it would crash all who have mapped it. The control is a memfd without seals."""
+    slot = table.allocate(1)
+    assert slot is not None
+    with pytest.raises(PermissionError):
+        os.ftruncate(table.fd, 0)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(table.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    control = os.memfd_create("control")
+    os.ftruncate(control, 0)
+    os.close(control)
+    assert table.read(slot).beat == 0
+
+
+def test_taken_over_from_the_supervisor_before(table: Scoreboard) -> None:
+    slots = [table.allocate(id) for id in range(1, 5)]
+    assert slots[2] is not None
+    table.free(slots[2])
+
+    heir = Scoreboard(os.dup(table.fd), table.taken)
+
+    assert heir.allocate(9) == slots[2]
+    assert heir.allocate(10) == 4
+    heir.close()
+    heir.close()
+
+
+def test_an_impossible_place_is_a_failed_start() -> None:
+    empty = os.memfd_create("empty")
+    with pytest.raises(StartError, match="scoreboard"):
+        Board({"fd": empty, "slot": 0})
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(empty)
+
+
+def test_meter_shows_through(table: Scoreboard) -> None:
+    """What `measured` has counted stands in the slot: classes, times, and the oldest request at once."""
+    slot = table.allocate(1)
+    assert slot is not None
+    mine = board(table, slot)
+
+    def app(environ: dict[str, str], start_response: object) -> list[bytes]:
+        assert callable(start_response)
+        start_response(environ["status"], [])
+        return [b"x"]
+
+    wrapped = Meter(mine).full(app, "wsgi")
+    open_response = wrapped({"status": "404 Not Found"}, lambda status, headers: None)
+    assert table.read(slot).oldest > 0
+    open_response.close()
+    assert table.read(slot).oldest == 0
+    for status in ("200 OK", "304 Not Modified", "503 Busy"):
+        wrapped({"status": status}, lambda status, headers: None).close()
+    mine.beat(5.0)
+
+    seen = table.read(slot)
+    assert seen.full
+    assert seen.classes == (1, 1, 1, 1)
+    assert sum(seen.times) == seen.requests == 4
+    assert seen.in_flight == 0
+
+
+def job(**fields: object) -> Job:
+    return Job({"version": 1, **fields})
+
+
+def test_limit_of_requests_is_said_once() -> None:
+    limits = Limits(job(max_requests=10_000), 0.0)
+
+    assert limits.reached(1.0, 9_999) == ""
+    assert limits.reached(2.0, 10_012) == "has served 10,012 requests"
+    assert limits.reached(3.0, 10_013) == ""
+
+
+def test_limit_of_memory() -> None:
+    """Looked at every few seconds, and not before the first few are over."""
+    limits = Limits(job(max_rss=2**20), 100.0)
+
+    assert limits.reached(100.0, 0) == ""
+    assert limits.reached(100.0 + LOOK_AT_MEMORY - 0.1, 0) == ""
+    why = limits.reached(100.0 + LOOK_AT_MEMORY, 0)
+    assert why.startswith("uses ")
+    assert why.endswith(" MiB of memory, may use 1")
+    assert limits.reached(1000.0, 0) == ""
+
+
+def test_enough_memory_is_no_limit() -> None:
+    limits = Limits(job(max_rss=2**40), 0.0)
+
+    assert limits.reached(100.0, 0) == ""
+    assert Limits(job(), 0.0).reached(100.0, 10**9) == ""

@@ -1,0 +1,388 @@
+"""What a service does with the figures of its workers: those that hang, those that have served enough. No processes."""
+
+from __future__ import annotations
+
+import math
+import signal
+
+import pytest
+from msgspec.structs import replace
+
+from tests.support.fakehost import FakeBoard, FakeChild, FakeHost
+from trapeze import report
+from trapeze.config import load
+from trapeze.errors import ConfigError
+from trapeze.lifecycle import State
+from trapeze.planner import Rules
+from trapeze.prelude import DUMP_SIGNAL
+from trapeze.process import TO_DUMP, Process
+from trapeze.scoreboard import Reading
+from trapeze.spec import ServiceSpec
+from trapeze.status import Status
+from trapeze.vigil import Terms, Verdict, judge
+
+EMPTY = FakeBoard.EMPTY
+
+
+def reading(**fields: float) -> Reading:
+    return replace(EMPTY, **fields)
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beat", "now", "expected"),
+    [
+        (100.0, 100.0, Verdict(130.0)),
+        (100.0, 129.9, Verdict(130.0)),
+        (100.0, 130.0, Verdict(kill="no heartbeat for 30 s")),
+        (0.0, 1000.0, Verdict(1030.0)),  # it never said that it beats
+        (2000.0, 1000.0, Verdict(1030.0)),  # nonsense is no reason to kill
+        (-5.0, 1000.0, Verdict(1030.0)),
+        (math.nan, 1000.0, Verdict(1030.0)),
+        (math.inf, 1000.0, Verdict(1030.0)),
+    ],
+)
+def test_heartbeat(beat: float, now: float, expected: Verdict) -> None:
+    assert judge(Terms(heartbeat=30.0), reading(beat=beat), now) == expected
+
+
+def test_nothing_is_watched_that_has_no_limits() -> None:
+    assert judge(Terms(), reading(beat=1.0, oldest=1.0), 1e6) == Verdict()
+    assert judge(Terms(heartbeat=1.0), None, 1e6) == Verdict()
+
+
+WHY = "a request has taken longer than 10 s"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"oldest": 0.0}, Verdict(110.0)),
+        ({"oldest": 95.0, "in_flight": 1}, Verdict(105.0)),
+        ({"oldest": 90.0, "in_flight": 1, "beat": 99.0}, Verdict(kill=WHY)),
+        ({"oldest": 90.0, "beat": 99.0}, Verdict(kill=WHY)),
+        ({"oldest": 90.0, "in_flight": 2, "beat": 99.0}, Verdict(110.0, shed=WHY)),
+        # The loop stands still too: the others will never be answered.
+        ({"oldest": 85.0, "in_flight": 9, "beat": 89.0}, Verdict(kill=WHY)),
+        ({"oldest": 200.0, "in_flight": 1}, Verdict(110.0)),
+        ({"oldest": math.nan, "in_flight": 1}, Verdict(110.0)),
+    ],
+)
+def test_request_timeout(fields: dict[str, float], expected: Verdict) -> None:
+    assert judge(Terms(request=10.0), reading(**fields), 100.0) == expected
+
+
+def test_the_sooner_of_both() -> None:
+    terms = Terms(heartbeat=30.0, request=10.0)
+    assert judge(terms, reading(beat=99.0, oldest=98.0), 100.0) == Verdict(108.0)
+    assert judge(terms, reading(beat=72.0, oldest=98.0), 100.0) == Verdict(102.0)
+
+
+def test_who_was_asleep_kills_nobody() -> None:
+    """A paused container: the clock went on, nobody ran. The same reading kills when we were awake."""
+    terms, late = Terms(heartbeat=30.0, request=10.0), reading(beat=100.0, oldest=100.0, in_flight=1)
+    assert judge(terms, late, 1000.0, asleep=True) == Verdict(1010.0)
+    assert judge(terms, late, 1000.0).kill
+
+
+# -- histories --------------------------------------------------------------------------------------------------------
+
+WEB = ServiceSpec(app="shop:app", socket="web", workers=3, preload=False, spare=False, heartbeat_timeout=30.0)
+
+
+def started(spec: ServiceSpec = WEB) -> FakeHost:
+    host = FakeHost(spec)
+    host.all_ready()
+    for process in host.service.workers():
+        beat(host, process)
+    return host
+
+
+def beat(host: FakeHost, process: Process, **fields: float) -> None:
+    """The worker writes into its slot."""
+    assert process.slot is not None
+    slots = host.boards[-1].slots
+    slots[process.slot] = replace(slots[process.slot], **{"beat": host.clock, **fields})
+
+
+def worker(host: FakeHost, index: int) -> Process:
+    return next(p for p in host.service.workers() if p.index == index and p.live)
+
+
+def child(host: FakeHost, process: Process) -> FakeChild:
+    assert process.pid is not None
+    return host.children[process.pid]
+
+
+def test_a_silent_worker_is_dumped_and_killed() -> None:
+    """Replaced at once; SIGKILL half a second after the question for its stacks, which stand with its end."""
+    host = started()
+    hung = worker(host, 1)
+    silent = child(host, hung)
+    for other in (0, 2):
+        host.clock += 10.0
+        beat(host, worker(host, other))
+    assert host.service.wake_at == pytest.approx(130.0)
+
+    host.go(10.0)
+
+    assert silent.signals == [DUMP_SIGNAL, signal.SIGCONT]
+    assert (hung.state, hung.why) == (State.KILLING, "no heartbeat for 30 s")
+    assert "1.1 STARTING" in host.states()
+    silent.listener.on_line("stderr", "Thread 0x1 (most recent call first):", False)
+    silent.listener.on_line("stdout", "not that", False)
+    host.go(TO_DUMP)
+    assert silent.signals == [DUMP_SIGNAL, signal.SIGCONT, -9]
+    silent.exit(-9)
+    assert hung.stacks == ["Thread 0x1 (most recent call first):"]
+    assert hung.why == "no heartbeat for 30 s, killed by SIGKILL"
+    assert list(host.service.ledger.output) == hung.stacks
+    assert hung.slot not in host.boards[0].slots or host.boards[0].slots[hung.slot] == EMPTY
+
+
+def test_one_look_for_all() -> None:
+    """With four workers that beat every second, a service is looked at about once in its heartbeat_timeout."""
+    host = started(replace(WEB, workers=4))
+    looks = 0
+    while host.clock < 1000.0:
+        assert host.service.wake_at is not None
+        host.clock = host.service.wake_at
+        for process in host.service.workers():
+            beat(host, process, beat=host.clock - process.index * 0.3)
+        host.service.react()
+        looks += 1
+    assert looks / 900 < 0.1 / 2
+    assert len(host.states()) == 4
+    assert all(state.endswith("READY") for state in host.states())
+
+
+def test_third_party_server_that_never_beats_lives() -> None:
+    host = FakeHost(WEB)
+    host.all_ready()
+    for _ in range(10):
+        host.go(30.0)
+    assert all(state.endswith("READY") for state in host.states())
+
+
+def test_a_supervisor_that_slept_kills_nobody() -> None:
+    """The look was due long ago: whoever stopped us stopped them. If they then stay silent they hang all the same."""
+    host = started()
+    host.go(500.0)
+    assert all(state.endswith("READY") for state in host.states())
+    assert host.service.wake_at == pytest.approx(host.clock + 30.0)
+    host.go(30.0)
+    assert sum(state.endswith("KILLING") for state in host.states()) == 3
+
+
+def test_a_worker_in_a_terminal_may_stand_in_a_debugger() -> None:
+    host = FakeHost(replace(WEB, workers=1))
+    host.service.adopt(replace(host.make(replace(WEB, workers=1), 2), terminal=True))
+    host.go()
+    host.all_ready()
+    host.leave_all()
+    beat(host, worker(host, 0))
+    for _ in range(10):
+        host.go(10.0)
+    assert host.states() == ["0.2 READY"]
+
+
+SLOW = replace(WEB, request_timeout=10.0)
+
+
+def test_a_hanging_request_alone() -> None:
+    """Nothing else is lost with it, so its worker is killed, at the very moment."""
+    host = started(SLOW)
+    hung = worker(host, 0)
+    beat(host, hung, oldest=host.clock, in_flight=1)
+    host.go(9.9)
+    assert hung.state is State.READY
+    for process in host.service.workers():
+        beat(host, process)
+    host.go(0.1)
+    assert (hung.state, hung.why) == (State.KILLING, WHY)
+    job = host.newest().launch.job
+    assert job is not None
+    assert job["board"] == {"fd": 99, "slot": 3, "full": True}
+
+
+def test_a_hanging_request_in_company() -> None:
+    """Dumped, and replaced like one that is recycled: the others in it are answered, its own stop_timeout bounds it."""
+    host = started(SLOW)
+    hung = worker(host, 0)
+    beat(host, hung, oldest=host.clock, in_flight=3)
+    host.clock += 10.0
+    for process in host.service.workers():
+        beat(host, process)
+    host.go()
+    assert (hung.state, hung.recycle) == (State.READY, WHY)
+    assert child(host, hung).signals == [DUMP_SIGNAL, signal.SIGCONT]
+    assert "0.1 STARTING" in host.states()
+    child(host, hung).listener.on_line("stderr", "File app.py", False)
+    host.go(TO_DUMP)
+    assert host.log[-1] == "0.1 READY>READY"
+    assert hung.why == f"to be replaced: {WHY}"
+
+    host.all_ready()
+
+    assert (hung.state, hung.why) == (State.STOPPING, f"recycled: {WHY}")
+    assert child(host, hung).signals[2:] == [signal.SIGTERM]
+
+
+def asks(host: FakeHost, process: Process, why: str = "has served 10,012 requests") -> None:
+    child(host, process).listener.on_message(f"X_TRAPEZE_RECYCLE={why}".encode())
+
+
+def test_recycling_is_make_before_break_and_one_at_a_time() -> None:
+    """All three ask at once; there are never fewer than three ready, and never more than four."""
+    host = started()
+    first = [process.id for process in host.service.workers()]
+    for process in host.service.workers():
+        asks(host, process)
+    replaced = 0
+    while first:
+        host.go()
+        ready = [p for p in host.service.workers() if p.state is State.READY]
+        live = [p for p in host.service.workers() if p.live]
+        assert len(ready) == 3
+        assert len(live) <= 4
+        assert sum(bool(p.recycle) for p in live) <= 1
+        host.all_ready()
+        host.leave_all()
+        gone = [id for id in first if id not in host.service.processes]
+        assert len(gone) <= 1
+        first = [id for id in first if id not in gone]
+        replaced += len(gone)
+        assert replaced < 4
+    assert replaced == 3
+    assert host.service.ledger.restarts == 0
+
+
+def test_one_at_a_time_also_with_a_larger_surge() -> None:
+    host = started(replace(WEB, max_surge=3))
+    assert host.service.rules == Rules(3, 0, exclusive=False)
+    for index in (2, 1, 0):
+        asks(host, worker(host, index))
+        host.go()
+    assert sum(state.endswith("STARTING") for state in host.states()) == 1
+
+
+def test_recycling_is_no_trouble() -> None:
+    """The service runs all the while, is settled, and says why the worker left."""
+    host = started()
+    old = worker(host, 2)
+    asks(host, old)
+    host.go()
+    assert report.judge(host.service) == (Status.RUNNING, "3 of 3 ready")
+    assert host.service.is_settled()
+    assert old.why == "to be replaced: has served 10,012 requests"
+    host.all_ready()
+    assert old.why == "recycled: has served 10,012 requests"
+    host.leave_all()
+    assert old.why == "exited with status 0 (recycled: has served 10,012 requests)"
+
+
+def test_a_reload_takes_over_from_recycling() -> None:
+    host = started()
+    asks(host, worker(host, 0))
+    host.go()
+    host.service.adopt(host.make(WEB, 2))
+    host.go()
+    assert not host.service.is_settled()
+    for _ in range(10):
+        host.all_ready()
+        host.leave_all()
+    assert host.states() == ["0.2 READY", "1.2 READY", "2.2 READY"]
+
+
+def test_old_ones_are_not_recycled_during_a_reload() -> None:
+    host = started()
+    host.service.adopt(host.make(WEB, 2))
+    host.go()
+    asks(host, worker(host, 0))
+    host.go()
+    assert not any(process.recycle for process in host.service.workers())
+
+
+def test_age() -> None:
+    """Each worker has its own, and the supervisor is woken for it."""
+    host = started(replace(WEB, max_age=100.0, recycle_jitter=0.1, heartbeat_timeout=0.0))
+    assert host.service.wake_at == pytest.approx(195.0)  # drawn 0.5: 95 s
+    host.go(94.9)
+    assert not any(process.recycle for process in host.service.workers())
+    host.go(0.1)
+    assert [process.recycle for process in host.service.workers()][:3] == ["is 95 s old", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("spec", "draw", "field", "expected"),
+    [
+        (ServiceSpec(max_requests=1000), 0.0, "max_requests", 1000),
+        (ServiceSpec(max_requests=1000), 0.999, "max_requests", 1100),
+        (ServiceSpec(max_requests=1000, max_requests_jitter=0), 0.999, "max_requests", 1000),
+        (ServiceSpec(max_requests=1000, max_requests_jitter=500), 0.5, "max_requests", 1250),
+        (ServiceSpec(max_requests=5), 0.999, "max_requests", 5),
+        (ServiceSpec(max_rss=1000), 0.0, "max_rss", 1000),
+        (ServiceSpec(max_rss=1000, recycle_jitter=0.2), 0.5, "max_rss", 900),
+        (ServiceSpec(), 0.5, "max_requests", None),
+        (ServiceSpec(), 0.5, "max_rss", None),
+    ],
+)
+def test_jitter_of_limits(spec: ServiceSpec, draw: float, field: str, expected: int | None) -> None:
+    """Requests come on top, memory and age are never exceeded."""
+    host = FakeHost(replace(spec, app="shop:app", socket="web", workers=0, preload=False, spare=False))
+    host.draw = draw
+    host.service.scale(1)
+    host.go()
+    job = host.newest().launch.job
+    assert job is not None
+    assert job.get(field) == expected
+
+
+def test_the_board_lives_as_long_as_the_service_runs() -> None:
+    """Over generations; closed when a stopped service has lost its last worker; made anew when it starts again."""
+    host = started()
+    host.service.adopt(host.make(WEB, 2))
+    for _ in range(10):
+        host.all_ready()
+        host.leave_all()
+    assert len(host.boards) == 1
+    assert len(host.boards[0].slots) == 3
+    host.service.disable()
+    host.go()
+    host.leave_all()
+    assert host.boards[0].closed
+    host.service.enable()
+    host.go()
+    assert len(host.boards) == 2
+
+
+def test_a_spawn_that_fails_gives_its_slot_back() -> None:
+    host = started()
+    host.fail_spawns = [OSError(11, "Resource temporarily unavailable")]
+    child(host, worker(host, 0)).exit(-9)
+    host.go()
+    assert len(host.boards[0].slots) == len(host.states())
+
+
+def test_commands_have_no_slot() -> None:
+    host = FakeHost(ServiceSpec(command="redis-server"))
+    host.go()
+    assert host.boards == []
+
+
+def test_a_heartbeat_shorter_than_the_beat_is_refused() -> None:
+    """gunicorn's idle workers beat once a second: with a shorter timeout they would be shot for being idle."""
+
+    def problems(seconds: float) -> list[str]:
+        web = {"app": "shop:app", "heartbeat_timeout": seconds}
+        try:
+            load(None, overlay={"sockets": {"web": {"bind": ":80"}}, "services": {"web": web}}, environ={})
+        except ConfigError as error:
+            return [str(problem) for problem in error.problems]
+        return []
+
+    (said,) = problems(1.5)
+    assert "heartbeat_timeout: expected 0 or at least 2, got 1.5" in said
+    assert problems(2.0) == problems(0.0) == []

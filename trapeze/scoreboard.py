@@ -1,0 +1,127 @@
+"""The scoreboard of one web service: a table in shared memory, one slot for each worker, which alone writes to it.
+
+Workers note there when their main loop last went round and what they have counted (the layout stands in
+`trapeze_backends.board`). Here slots are given out and taken back, and read: when somebody wants to know, never in
+between. It lives as long as its service, over all generations.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import os
+import struct
+
+from msgspec import Struct
+
+__all__ = ["SLOT", "Reading", "Scoreboard"]
+
+SLOT = 256
+"""Bytes of one slot."""
+SLOTS = 16_384
+"""More than there can be workers, those included that are on their way out. Memory is only used up to the highest."""
+
+# id, beat, requests, in flight, flags, oldest, gap, responses by class, responses by time: in the machine's byte order,
+# as the worker writes it.
+_LAYOUT = struct.Struct("=QdQIIdd4Q22Q")
+assert _LAYOUT.size <= SLOT
+_FULL, _KNOWS_IN_FLIGHT = 1, 2
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What a worker had written into its slot at one moment. Times are monotonic seconds."""
+
+    beat: float
+    """When its main loop last went round; 0 if it never said."""
+    requests: int
+    """Begun so far."""
+    in_flight: int | None
+    """None: the server does not say."""
+    full: bool
+    """Each request is counted and timed; without it all that follows but `gap` is empty."""
+    oldest: float
+    """When the oldest request in flight began; 0: there is none."""
+    gap: float
+    """The longest time between two beats, seconds."""
+    classes: tuple[int, ...]
+    """Responses 1xx and 2xx, 3xx, 4xx, 5xx."""
+    times: tuple[int, ...]
+    """Responses by time: the k-th number is of those that took less than 2 ** (k - 15) s, the last of all others."""
+
+
+class Scoreboard:
+    """The table.
+
+    Args:
+        fd: of a table that there is already (the supervisor was replaced in place); it is ours from now on.
+        taken: slots that are in use in it.
+
+    Raises:
+        OSError: no memory or no descriptor for it.
+    """
+
+    def __init__(self, fd: int | None = None, taken: set[int] | None = None) -> None:
+        self.fd = _make() if fd is None else fd
+        self._taken = set(taken or ())
+        self._top = max(self._taken, default=-1) + 1
+        self._free = [slot for slot in range(self._top) if slot not in self._taken]
+
+    @property
+    def taken(self) -> set[int]:
+        """The slots that are in use."""
+        return set(self._taken)
+
+    def allocate(self, id: int) -> int | None:
+        """Return a slot for process `id`, empty; None when all are taken (its worker does without)."""
+        if not self._free and self._top == SLOTS:
+            return None
+        if self._free:
+            slot = heapq.heappop(self._free)
+        else:
+            slot, self._top = self._top, self._top + 1
+        self._taken.add(slot)
+        os.pwrite(self.fd, struct.pack("=Q", id) + bytes(SLOT - 8), slot * SLOT)
+        return slot
+
+    def free(self, slot: int) -> None:
+        """Its worker has been reaped."""
+        if slot in self._taken:
+            self._taken.remove(slot)
+            os.pwrite(self.fd, bytes(8), slot * SLOT)
+            heapq.heappush(self._free, slot)
+
+    def read(self, slot: int) -> Reading:
+        """Return what stands in a slot.
+
+        By pread and not through a mapping: whatever a worker does to the descriptor, it cannot crash us.
+        """
+        data = os.pread(self.fd, _LAYOUT.size, slot * SLOT)
+        _id, beat, requests, in_flight, flags, oldest, gap, *rest = _LAYOUT.unpack(data)
+        return Reading(
+            beat=beat,
+            requests=requests,
+            in_flight=in_flight if flags & _KNOWS_IN_FLIGHT else None,
+            full=bool(flags & _FULL),
+            oldest=oldest,
+            gap=gap,
+            classes=tuple(rest[:4]),
+            times=tuple(rest[4:]),
+        )
+
+    def close(self) -> None:
+        """Close our descriptor; workers keep theirs. Safe to call twice."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _make() -> int:
+    fd = os.memfd_create("trapeze-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, SLOTS * SLOT)
+        # A worker that shortened it would crash its siblings (SIGBUS).
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
