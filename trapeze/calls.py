@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from trapeze.door import Reply
 from trapeze.errors import BindError, ConfigError, TrapezeError, UnknownName
+from trapeze.status import Ticket
 
 if TYPE_CHECKING:
     from trapeze.config import Resolved
@@ -24,10 +25,10 @@ __all__ = [
     "Progress",
     "Refusal",
     "ScaleQuery",
+    "SettledQuery",
     "ShutdownQuery",
     "SignalQuery",
     "Supervisor",
-    "Ticket",
     "UpgradeQuery",
     "WriteQuery",
     "error_body",
@@ -36,15 +37,6 @@ __all__ = [
 
 Wait = Annotated[float, Meta(ge=0, le=86_400)] | None
 ProcessId = Annotated[int, Meta(ge=0)] | None
-
-
-class Ticket(Protocol):
-    """What a verb returns; see `supervisor.Ticket`."""
-
-    @property
-    def revision(self) -> int: ...
-    @property
-    def services(self) -> Mapping[str, int]: ...
 
 
 class Progress(Protocol):
@@ -78,7 +70,7 @@ class Supervisor(Protocol):
     def snapshot(self) -> Snapshot: ...
     def transitions(self, since: int) -> Sequence[Transition]: ...
     async def changed(self, revision: int) -> None: ...
-    def progress(self, ticket: Any) -> Progress: ...
+    def progress(self, ticket: Ticket) -> Progress: ...
     async def reload(self, names: Sequence[str] | None, who: str) -> Ticket: ...
     def rollback(self, name: str, who: str) -> Ticket: ...
     def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> Ticket: ...
@@ -129,6 +121,13 @@ class WriteQuery(Struct, forbid_unknown_fields=True):
 
     wait: Wait = None
     progress: bool = False
+
+
+class SettledQuery(WriteQuery, kw_only=True):
+    """Which order, as its stream named it in JSON; and since when its transitions are to be told."""
+
+    ticket: str
+    since: Annotated[int, Meta(ge=0)] = 0
 
 
 class ProcessQuery(WriteQuery):

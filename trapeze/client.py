@@ -19,7 +19,7 @@ from trapeze.errors import NotRunning, Problem, TrapezeError, WaitTimeout
 from trapeze.runtime import Instance, directories, list_instances, peer
 from trapeze.status import Snapshot, Transition
 
-__all__ = ["Client", "RemoteError", "find"]
+__all__ = ["Client", "RemoteError", "find", "is_gone"]
 
 PATIENCE = 15.0
 """Seconds in which a supervisor that is well answers, beyond what it was asked to wait."""
@@ -70,6 +70,15 @@ def find(name: str | None, environ: Mapping[str, str] | None = None) -> Instance
     raise NotRunning(f"{what}; looked in {looked}", hint=others)
 
 
+class WentAway(TrapezeError):
+    """The supervisor ended before its answer did."""
+
+
+def is_gone(error: TrapezeError) -> bool:
+    """Does an error mean that the supervisor has ended, or is about to?"""
+    return isinstance(error, (NotRunning, WentAway)) or (isinstance(error, RemoteError) and error.code == "stopping")
+
+
 class Ambiguous(TrapezeError):
     """Several instances could be meant."""
 
@@ -118,13 +127,36 @@ class Client:
 
     def get(self, path: str, query: Query | None = None) -> bytes:
         """Return the body of a read that is one JSON value."""
-        with self._ask("GET", path, query or {}, PATIENCE) as response:
-            return response.read().strip()
+        while True:
+            try:
+                with self._ask("GET", path, query or {}, PATIENCE) as response:
+                    return response.read().strip()
+            except RemoteError as error:
+                if error.code != "upgrading":
+                    raise
 
-    def lines(self, path: str, query: Query, *, follow: bool) -> Iterator[bytes]:
-        """Yield the lines of a stream; with *follow* it ends when the supervisor does."""
-        with self._ask("GET", path, query, None if follow else PATIENCE) as response:
+    def lines(self, path: str, query: Query) -> Iterator[bytes]:
+        """Yield the lines of a stream that has an end."""
+        with self._ask("GET", path, query, PATIENCE) as response:
             yield from _lines(response)
+
+    def follow(self, path: str, query: Query, again: Callable[[], Query]) -> Iterator[bytes]:
+        """Yield the lines of a stream that goes on, until the supervisor is gone.
+
+        A stream also ends when the supervisor is replaced in place. The new program finds the same clients waiting at
+        the same socket: it is asked for what `again` says, the query for what came after the lines that were yielded.
+        """
+        with self._ask("GET", path, {**query, "follow": 1}, PATIENCE, endless=True) as response:
+            yield from _lines(response)
+        while True:
+            try:
+                with self._ask("GET", path, {**again(), "follow": 1}, PATIENCE, endless=True) as response:
+                    yield from _lines(response)
+            except TrapezeError as error:
+                if is_gone(error):
+                    return
+                if error.code != "upgrading":
+                    raise
 
     # ---- writes
 
@@ -145,12 +177,29 @@ class Client:
         if wait is None:
             with self._ask("POST", path, query, PATIENCE) as response:
                 return _object(response.read())
-        asked = {**query, "wait": wait, "progress": 1}
-        with self._ask("POST", path, asked, wait + PATIENCE) as response:
-            answer = _last(response, watch)
-        if answer is None:
-            raise TrapezeError("the supervisor stopped before it was done")
+        deadline = time.monotonic() + wait
+        told = _Told(watch)
+        answer = self._told(told, "POST", path, {**query, "wait": wait, "progress": 1}, wait)
+        while answer is None:
+            # The stream ended first. If that was an upgrade in place, the new program knows what became of the order.
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                answer = self._told(told, "GET", "/settled", {**told.query(), "wait": left, "progress": 1}, left)
+            except TrapezeError as error:
+                if not is_gone(error):
+                    raise
+                raise TrapezeError("the supervisor stopped before it was done") from None
         return answer
+
+    def _told(self, told: _Told, method: str, path: str, query: Query, wait: float) -> dict[str, Any] | None:
+        """Ask, and read to the end; None if it ended without an answer, because the supervisor ended or is replaced."""
+        try:
+            with self._ask(method, path, query, wait + PATIENCE) as response:
+                return told.read(response)
+        except RemoteError as error:
+            if error.code != "upgrading" or told.ticket is None:
+                raise
+            return None
 
     def shutdown(self, *, wait: float | None, fast: bool, watch: Watcher | None = None) -> dict[str, Any]:
         """Stop everything; with *wait* return once the process is gone. Raises as `write` does."""
@@ -169,7 +218,7 @@ class Client:
 
             asked = {**query, "wait": wait, "progress": 1}
             with self._ask("POST", "/shutdown", asked, wait + PATIENCE, hold) as response:
-                answer = _last(response, watch) or {}
+                answer = _Told(watch).read(response) or {}
             for pidfd in pidfds:
                 left = max(0.0, deadline - time.monotonic())
                 if not select.select([pidfd], [], [], left)[0]:
@@ -184,18 +233,24 @@ class Client:
         query: Query,
         timeout: float | None,
         on_connect: Callable[[socket.socket], None] | None = None,
+        *,
+        endless: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
+        """Ask; `timeout` is for each step, but with `endless` only until the answer begins."""
         connection = _UnixConnection(self.instance, timeout)
         with _in_words(self.instance), contextlib.closing(connection):
             connection.connect()
+            sock = connection.sock
             if on_connect is not None:
-                on_connect(connection.sock)
+                on_connect(sock)
             target = f"{path}?{urlencode(query, doseq=True)}" if query else path
             with contextlib.suppress(BrokenPipeError):  # a door that is full answers before it was asked
                 connection.request(method, target)
             response = connection.getresponse()
             if response.status >= 400:
                 raise _remote(_object(response.read()))
+            if endless:
+                sock.settimeout(None)
             yield response
 
 
@@ -210,18 +265,38 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield line.rstrip(b"\n")
 
 
-def _last(response: http.client.HTTPResponse, watch: Watcher | None) -> dict[str, Any] | None:
-    """Read to the end; hand transitions on, return the answer, raise the error."""
-    answer = None
-    for line in _lines(response):
-        found = _object(line)
-        if "transition" in found and watch is not None:
-            watch(msgspec.convert(found["transition"], Transition))
-        elif "answer" in found:
-            answer = found["answer"]
-        elif "error" in found:
-            raise _remote(found["error"])
-    return answer
+class _Told:
+    """What was heard of an order: enough to ask about it again."""
+
+    def __init__(self, watch: Watcher | None) -> None:
+        self._watch = watch
+        self.ticket: dict[str, Any] | None = None
+        self._seen = 0
+
+    def read(self, response: http.client.HTTPResponse) -> dict[str, Any] | None:
+        """Read to the end; hand transitions on, return the answer, raise the error."""
+        answer = None
+        for line in _lines(response):
+            found = _object(line)
+            if "transition" in found:
+                change = msgspec.convert(found["transition"], Transition)
+                self._seen = max(self._seen, change.revision)
+                if self._watch is not None:
+                    self._watch(change)
+            elif "ticket" in found:
+                self.ticket = found["ticket"]
+            elif "answer" in found:
+                answer = found["answer"]
+            elif "error" in found:
+                raise _remote(found["error"])
+        return answer
+
+    def query(self) -> Query:
+        """To ask /settled for the rest. Raises TrapezeError when nothing is known of the order."""
+        if self.ticket is None:
+            raise TrapezeError("the supervisor stopped before it was done")
+        since = max(self._seen, self.ticket["revision"])
+        return {"ticket": msgspec.json.encode(self.ticket).decode(), "since": since}
 
 
 def _remote(body: Mapping[str, Any]) -> TrapezeError:
@@ -254,7 +329,7 @@ def _in_words(instance: Instance) -> Iterator[None]:
     except (TimeoutError, BlockingIOError):
         raise WaitTimeout(f"{who} does not answer at {instance.path}") from None
     except (OSError, http.client.HTTPException):
-        raise TrapezeError(f"{who} went away in the middle of its answer") from None
+        raise WentAway(f"{who} went away in the middle of its answer") from None
 
 
 def services(instance: Instance) -> Sequence[str]:

@@ -11,12 +11,11 @@ from trapeze.events import Clock
 from trapeze.lifecycle import State
 from trapeze.planner import unwanted
 from trapeze.service import Service
-from trapeze.status import Health, ProcessStatus, ServiceStatus, StandbyStatus, Status, derive
+from trapeze.status import Health, ProcessStatus, ServiceStatus, StandbyStatus, Status, Ticket, derive
 from trapeze.zygotes import IMPORTS
 
 __all__ = [
     "Progress",
-    "Ticket",
     "health",
     "installed",
     "is_up",
@@ -30,17 +29,6 @@ __all__ = [
 
 Resident = Callable[[int], int | None]
 """Resident memory of a process in bytes, by pid."""
-
-
-class Ticket(NamedTuple):
-    """A write that was accepted: what to wait for."""
-
-    verb: str
-    revision: int
-    services: Mapping[str, int]
-    """Name -> generation that satisfies it."""
-    running: frozenset[str] = frozenset()
-    """Those of them that were wanted to run when it was accepted."""
 
 
 class Progress(NamedTuple):

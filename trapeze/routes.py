@@ -25,10 +25,10 @@ from trapeze.calls import (
     ProcessQuery,
     Refusal,
     ScaleQuery,
+    SettledQuery,
     ShutdownQuery,
     SignalQuery,
     Supervisor,
-    Ticket,
     UpgradeQuery,
     WriteQuery,
     error_body,
@@ -36,6 +36,7 @@ from trapeze.calls import (
 from trapeze.door import Reply, Request
 from trapeze.errors import TrapezeError, UnknownName, WaitTimeout
 from trapeze.settle import change, deadline_in, farewell, settle
+from trapeze.status import Ticket
 
 if TYPE_CHECKING:
     from trapeze.output import Journal, LogLine
@@ -76,6 +77,15 @@ async def _events(call: Call) -> Reply:
     if query.wait is not None and not query.follow and not call.supervisor.transitions(query.since):
         await change(call.supervisor, call.supervisor.revision, deadline_in(query.wait))
     return Reply(200, lines=_event_lines(call.supervisor, query.since, follow=query.follow))
+
+
+async def _settled(call: Call) -> Reply:
+    query: SettledQuery = call.query
+    try:
+        ticket = msgspec.json.decode(query.ticket, type=Ticket)
+    except msgspec.DecodeError as error:
+        raise Refusal(400, "usage", f"/settled: ticket: {error}") from None
+    return await settle(call, ticket, query.since)
 
 
 async def _event_lines(supervisor: Supervisor, since: int, *, follow: bool) -> AsyncIterator[object]:
@@ -246,6 +256,7 @@ ROUTES = (
     Route("GET", "/events", EventsQuery, _events, "transitions after a revision, one a line; follow=1 goes on"),
     Route("GET", "/logs", LogsQuery, _logs, "last lines of each service, one a line; follow=1 goes on"),
     Route("GET", "/config", NoQuery, _config, "the configuration that runs, and where each value came from"),
+    Route("GET", "/settled", SettledQuery, _settled, "how far an order has come that was given before, by its ticket"),
     Route("POST", "/reload", WriteQuery, _reload, "read the configuration again, roll every web service"),
     Route("POST", "/restart", WriteQuery, _restart_all, "replace every process"),
     Route("POST", "/shutdown", ShutdownQuery, _shutdown, "stop everything, and the supervisor itself"),

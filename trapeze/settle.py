@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from trapeze.calls import Call, ShutdownQuery, Supervisor, Ticket, WriteQuery, error_body
+from trapeze.calls import Call, ShutdownQuery, Supervisor, WriteQuery, error_body
 from trapeze.door import Reply
-from trapeze.status import Transition
+from trapeze.status import Ticket, Transition
 
 __all__ = ["change", "deadline_in", "farewell", "settle"]
 
@@ -37,6 +37,7 @@ async def settle(call: Call, ticket: Ticket, since: int) -> Reply:
 
 async def _progress_lines(supervisor: Supervisor, ticket: Ticket, wait: float, since: int) -> AsyncIterator[object]:
     begun, deadline = deadline_in(0.0), deadline_in(wait)
+    yield {"ticket": ticket}  # with which a client can ask again, should this stream end before the order is done
     while True:
         seen = supervisor.revision
         verdict = _verdict(supervisor, ticket)

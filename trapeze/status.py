@@ -15,6 +15,7 @@ __all__ = [
     "SocketStatus",
     "StandbyStatus",
     "Status",
+    "Ticket",
     "Transition",
     "derive",
 ]
@@ -154,6 +155,17 @@ class Transition(Struct, frozen=True, kw_only=True):
         # An end says itself in words ("killed by SIGKILL"); every other change is named.
         change = "" if self.to == "EXITED" else f" {self.to}" + (":" if self.why else "")
         return f"{who}{pid}{change} {self.why}".rstrip()
+
+
+class Ticket(Struct, frozen=True):
+    """An order that was accepted, and what to wait for: all that a later program needs to tell how far it has come."""
+
+    verb: str
+    revision: int
+    services: dict[str, int]
+    """Name -> generation that satisfies it."""
+    running: frozenset[str] = frozenset()
+    """Those of them that were wanted to run when it was accepted."""
 
 
 class Health(NamedTuple):

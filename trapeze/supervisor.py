@@ -20,14 +20,14 @@ from trapeze.generation import Generation
 from trapeze.machine import Machine
 from trapeze.output import Journal
 from trapeze.process import Process
-from trapeze.report import Progress, Ticket
+from trapeze.report import Progress
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket
-from trapeze.status import Snapshot, SocketStatus, Transition
+from trapeze.status import Snapshot, SocketStatus, Ticket, Transition
 from trapeze.swap import Swap
 from trapeze.watching import Watch
 
-__all__ = ["Progress", "Supervisor", "Ticket"]
+__all__ = ["Progress", "Supervisor"]
 
 Upgrader = Callable[[str, str | None], Awaitable[Mapping[str, object]]]
 """Who asks, and the Python to go on with (None: the same); returns what the new program will be."""

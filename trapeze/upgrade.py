@@ -51,8 +51,8 @@ __all__ = ["Parts", "Upgrade", "UpgradeRefused", "command"]
 
 _PROBE = 60.0
 """Seconds that the new program has to read the state; imports from a cold disk are slow."""
-_POLITE = 5.0
-"""Seconds for others who wait at the control door for an order of theirs, before they are sent away."""
+_POLITE = 0.5
+"""Seconds for others who wait at the control door for an order of theirs, before they are told to ask the new one."""
 _QUIET = 15.0
 """Seconds in which a moment must come when nothing is half done."""
 _LOOK = 0.003
@@ -126,13 +126,15 @@ class Upgrade:
         try:
             program, words = command(python)
             told = await self._probe(program, words)
-            await self._quiet(1 if "(control)" in who else 0)
+            own = 1 if "(control)" in who else 0
+            await self._quiet(own)
             note(f"upgrade to trapeze {told.version} on Python {told.python}, asked by {who}")
             closed, at = True, time.monotonic()
+            others = self.door.writing - own  # they ask the new program for the rest
             await self.door.stop_accepting()
             coming = {"version": told.version, "python": told.python, "image": self._supervisor.image + 1}
             answer.set_result({**coming, "revision": self._supervisor.revision, "message": "on its way"})
-            await self._until(lambda: not self.door.writing, 1.0)
+            await self._until(lambda: self.door.writing <= others, 1.0)
             await self.door.close("upgrading", "the supervisor is replaced by a new program: ask again")
             await self._replace(program, words, at)
         except Exception as error:

@@ -205,7 +205,8 @@ def test_progress_is_a_stream_that_ends_with_the_answer(fake: FakeDoor) -> None:
     code, lines = call(fake, "POST", "/services/web/reload?wait=60&progress=1")
 
     assert code == 200
-    assert [line["transition"]["why"] for line in lines[:-1]] == ["0 of 4 replaced"]
+    assert lines[0]["ticket"]["services"] == {"web": 2}
+    assert [line["transition"]["why"] for line in lines[1:-1]] == ["0 of 4 replaced"]
     assert (lines[-1]["status"], lines[-1]["error"]["code"]) == (409, "rolled_back")
 
 

@@ -16,19 +16,11 @@ from trapeze.errors import UnknownName
 from trapeze.output import Journal, LogLine
 from trapeze.runtime import Claim, claim
 from trapeze.spec import Config, ControlSpec, ServiceSpec, SocketSpec
-from trapeze.status import ProcessStatus, ServiceStatus, Snapshot, SocketStatus, Status, Transition
+from trapeze.status import ProcessStatus, ServiceStatus, Snapshot, SocketStatus, Status, Ticket, Transition
 
-__all__ = ["FakeDoor", "FakeSupervisor", "FakeTicket", "Outcome", "fake_door"]
+__all__ = ["FakeDoor", "FakeSupervisor", "Outcome", "fake_door"]
 
 T = TypeVar("T")
-
-
-class FakeTicket(NamedTuple):
-    """What a verb returns."""
-
-    verb: str
-    revision: int
-    services: Mapping[str, int]
 
 
 class Outcome(NamedTuple):
@@ -134,11 +126,11 @@ class FakeSupervisor:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)
 
-    def progress(self, ticket: FakeTicket) -> Outcome:
+    def progress(self, ticket: Ticket) -> Outcome:
         """What the test has set."""
         return self.outcome
 
-    def _order(self, names: Sequence[str] | None, who: str, *asked: Any) -> FakeTicket:
+    def _order(self, names: Sequence[str] | None, who: str, *asked: Any) -> Ticket:
         error, self.error = self.error, None
         if error is not None:
             raise error
@@ -149,35 +141,35 @@ class FakeSupervisor:
         self.who.append(who)
         if self.script is not None:
             asyncio.get_running_loop().call_soon(self.script)
-        return FakeTicket(str(asked[0]), self.revision + 1, dict.fromkeys(names or self.names, 2))
+        return Ticket(str(asked[0]), self.revision + 1, dict.fromkeys(names or self.names, 2))
 
-    async def reload(self, names: Sequence[str] | None, who: str) -> FakeTicket:
+    async def reload(self, names: Sequence[str] | None, who: str) -> Ticket:
         """A verb."""
         return self._order(names, who, "reload", names)
 
     upgrade: Callable[[str, str | None], Awaitable[Mapping[str, object]]] | None = None
 
-    def rollback(self, name: str, who: str) -> FakeTicket:
+    def rollback(self, name: str, who: str) -> Ticket:
         """A verb."""
         return self._order([name], who, "rollback", name)
 
-    def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> FakeTicket:
+    def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> Ticket:
         """A verb."""
         return self._order(names, who, "restart", names, process)
 
-    def scale(self, name: str, who: str, *, count: int | None = None, delta: int = 0) -> FakeTicket:
+    def scale(self, name: str, who: str, *, count: int | None = None, delta: int = 0) -> Ticket:
         """A verb."""
         return self._order([name], who, "scale", name, count, delta)
 
-    def start(self, names: Sequence[str], who: str) -> FakeTicket:
+    def start(self, names: Sequence[str], who: str) -> Ticket:
         """A verb."""
         return self._order(names, who, "start", names)
 
-    def stop(self, names: Sequence[str], who: str) -> FakeTicket:
+    def stop(self, names: Sequence[str], who: str) -> Ticket:
         """A verb."""
         return self._order(names, who, "stop", names)
 
-    def signal(self, name: str, signum: int, who: str, process: int | None = None) -> FakeTicket:
+    def signal(self, name: str, signum: int, who: str, process: int | None = None) -> Ticket:
         """A verb."""
         return self._order([name], who, "signal", name, signum, process)
 
@@ -210,6 +202,7 @@ class FakeDoor:
         if not self._closed:
             self._closed = True
             asyncio.run_coroutine_threadsafe(self.door.close(), self._loop).result(10)
+            self.claimed.release()
 
     @property
     def clients(self) -> int:

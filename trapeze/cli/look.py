@@ -5,18 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import msgspec
 
 from trapeze import render
 from trapeze.cli.common import json_option, name_option, say, service_argument
-from trapeze.client import Client, find
-from trapeze.errors import NotRunning, UnknownName
+from trapeze.client import Client, find, is_gone
+from trapeze.errors import TrapezeError, UnknownName
 from trapeze.runtime import directories, list_instances
 from trapeze.status import Snapshot, Transition
 
 __all__ = ["events", "logs", "ls", "status"]
+
+_AGAIN = 1000
+"""Lines of each service that are asked for after an upgrade: what may have come while it was under way."""
 
 
 @click.command()
@@ -77,7 +81,8 @@ def _watch(client: Client, services: tuple[str, ...], as_json: bool) -> int:
     def snapshots() -> Iterator[Snapshot]:
         yield (snapshot := client.status())
         # The events are the alarm clock; what is shown is always a whole snapshot, taken after them.
-        for line in client.lines("/events", {"since": snapshot.revision, "follow": 1}, follow=True):
+        since = {"since": snapshot.revision}
+        for line in client.follow("/events", since, lambda: {"since": snapshot.revision}):
             if msgspec.json.decode(line, type=Transition).revision > snapshot.revision:
                 yield (snapshot := client.status())
 
@@ -90,8 +95,9 @@ def _watch(client: Client, services: tuple[str, ...], as_json: bool) -> int:
         else:
             for snapshot in snapshots():
                 click.echo(render.status_text(snapshot, time.time(), services) + "\n")
-    except NotRunning:
-        pass  # it stopped while we watched
+    except TrapezeError as error:
+        if not is_gone(error):  # it stopped while we watched
+            raise
     say("the supervisor stopped")
     return 0
 
@@ -104,14 +110,36 @@ def _watch(client: Client, services: tuple[str, ...], as_json: bool) -> int:
 @name_option
 def logs(services: tuple[str, ...], follow: bool, lines: int, as_json: bool, name: str | None) -> int:
     """Show what processes print."""
-    query = {"service": list(services), "lines": lines, "follow": int(follow)}
+    query = {"service": list(services), "lines": lines}
     printer = render.LogPrinter(sys.stdout, services)
-    for line in Client(find(name)).lines("/logs", query, follow=follow):
+    client = Client(find(name))
+    for line in _followed_logs(client, query) if follow else client.lines("/logs", query):
         if as_json:
             click.echo(line)
         else:
             printer.write(msgspec.json.decode(line))
     return 0
+
+
+def _followed_logs(client: Client, query: dict[str, Any]) -> Iterator[bytes]:
+    """The lines, each once: after an upgrade in place the last ones are sent again, with those we have missed."""
+    newest = 0.0
+    fresh = True
+
+    def again() -> dict[str, Any]:
+        nonlocal fresh
+        fresh = False
+        return {**query, "lines": _AGAIN}
+
+    for line in client.follow("/logs", query, again):
+        at = msgspec.json.decode(line, type=_At).at
+        if fresh or at > newest:
+            newest = max(newest, at)
+            yield line
+
+
+class _At(msgspec.Struct):
+    at: float
 
 
 @click.command()
@@ -121,9 +149,15 @@ def logs(services: tuple[str, ...], follow: bool, lines: int, as_json: bool, nam
 @name_option
 def events(follow: bool, since: int, as_json: bool, name: str | None) -> int:
     """Show every change of state, and why."""
-    for line in Client(find(name)).lines("/events", {"since": since, "follow": int(follow)}, follow=follow):
-        if as_json:
-            click.echo(line)
-        else:
-            click.echo(render.transition(msgspec.json.decode(line, type=Transition)))
+    client = Client(find(name))
+    seen = since
+    lines = (
+        client.follow("/events", {"since": since}, lambda: {"since": seen})
+        if follow
+        else client.lines("/events", {"since": since})
+    )
+    for line in lines:
+        change = msgspec.json.decode(line, type=Transition)
+        seen = change.revision
+        click.echo(line if as_json else render.transition(change))
     return 0

@@ -71,8 +71,7 @@ def _await(client: Client, coming: dict[str, Any]) -> dict[str, Any]:
     if snapshot.image >= coming["image"]:
         return {**coming, "pid": snapshot.pid, "revision": snapshot.revision, "message": "upgraded"}
     said = [
-        msgspec.json.decode(line, type=Transition)
-        for line in client.lines("/events", {"since": coming["revision"]}, follow=False)
+        msgspec.json.decode(line, type=Transition) for line in client.lines("/events", {"since": coming["revision"]})
     ]
     why = [each for each in said if each.level == "error"]
     for line in why[-1].output if why else ():
