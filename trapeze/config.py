@@ -20,7 +20,7 @@ import msgspec
 from trapeze.checks import check, start_order
 from trapeze.convert import convert
 from trapeze.envfile import read_env_file, readable_by_us, service_environment, unreadable
-from trapeze.errors import ConfigError, Problem
+from trapeze.errors import ConfigError, Problem, TrapezeError
 from trapeze.limits import rlimit_pairs, stop_signum
 from trapeze.overlay import Tree, environment, lay
 from trapeze.problems import Problems
@@ -85,7 +85,7 @@ def load(
     (`flag --workers`). `default_bind` has an address for each app (by name) that may go without a socket: it is used if
     nothing else says where that app listens.
     """
-    directory = _as_written(os.getcwd())
+    directory = _working_directory(needed=path is None or not os.path.isabs(path))
     origins: dict[str, str] = {}
     tree: Tree = {}
     shown = ""
@@ -108,6 +108,17 @@ def load(
     if problems.found:
         raise ConfigError(_in_order(problems.found, tree), partial=resolved)
     return resolved
+
+
+def _working_directory(*, needed: bool) -> str:
+    """As it was written. It may have been deleted since we were started: no matter, if the file is elsewhere."""
+    try:
+        return _as_written(os.getcwd())
+    except FileNotFoundError:
+        if needed:
+            hint = "start it in a directory that stays, or name the file by its whole path"
+            raise TrapezeError("the working directory was deleted", hint=hint) from None
+        return "/"
 
 
 def _names(tree: Mapping[str, Any], section: str) -> set[str]:

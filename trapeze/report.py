@@ -236,6 +236,8 @@ def _part(ticket: Ticket, name: str, service: Service | None, rollbacks: Mapping
         return Progress(True, True, "bug", why)
     if ticket.verb == "signal":
         return Progress(done=True, message="sent")
+    if ticket.verb == "scale" and service.want.enabled and service.want.count == 0:
+        return Progress(done=not service.workers(), message=why)
     if ticket.verb == "stop":
         return Progress(done=service.gone, message=why if not service.gone else "stopped")
     if ticket.verb in ("reload", "rollback") and (off := _called_off(ticket, name, service)):

@@ -142,7 +142,10 @@ class Upgrade:
             if not known:
                 error = UpgradeRefused(f"{type(error).__name__}: {error}")
             output = getattr(error, "output", ())
-            note(f"no upgrade, everything goes on as it was: {error}", level="error", output=output)
+            if self._supervisor.stopping:
+                note(f"no upgrade: {error}")
+            else:
+                note(f"no upgrade, everything goes on as it was: {error}", level="error", output=output)
             if not answer.done():
                 answer.set_exception(error)
         finally:
@@ -164,16 +167,21 @@ class Upgrade:
         try:
             # Whoever is started from here gets its own copy of our environment; only this one has the variable.
             env = {**os.environ, RESUME: f"probe:{memfd}"}
-            launch = Launch(label="trapeze upgrade", argv=words, env=env, cwd=os.getcwd(), fds=[memfd])
+            launch = Launch(label="trapeze upgrade", argv=words, env=env, cwd=".", fds=[memfd])  # "." may be deleted
             child = self._supervisor.machine.spawn(launch, listener)
+            at_shutdown = self._supervisor.machine.at_shutdown
+            at_shutdown.append(child.kill)  # a stop waits for all children, and would wait for this one
             try:
                 await asyncio.wait([listener.status], timeout=_PROBE)
             finally:
+                at_shutdown.remove(child.kill)
                 child.kill()
         except OSError as error:
             raise UpgradeRefused(f"{program} cannot be run: {error.strerror or error}") from None
         finally:
             os.close(memfd)
+        if self._supervisor.stopping:
+            raise UpgradeRefused(f"not now: {self._half_done()}")
         told = listener.told
         if listener.status.done() and listener.status.result() == 0 and told is not None:
             return told

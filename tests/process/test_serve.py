@@ -95,7 +95,7 @@ def test_scale(server: Trapeze) -> None:
     assert server.service()["want"] == 2
     to_nothing = server.ctl("scale", "web", "0")
     assert to_nothing.code == 0, to_nothing
-    until(lambda: server.service()["status"] == "STOPPED", what="the last one to go")
+    assert server.service()["status"] == "STOPPED", "it is waited for"
     assert server.ctl("scale", "web", "2").code == 0
     assert server.get("/").text == "hello"
     for bad in ("x", "", "1.5", "--1"):

@@ -35,7 +35,8 @@ def wsgi(environ, start_response):
 
 HOLD = """
 import os
-if os.environ.get("TRAPEZE_RESUME", "").isdigit():
+kind, _, number = os.environ.get("TRAPEZE_RESUME", "").rpartition(":")
+if number and kind == {kind!r}:
     with open({wire!r}, "w") as wire:
         wire.write("here\\n")
     with open({gate!r}) as gate:
@@ -100,8 +101,13 @@ def window(server: Trapeze, site: Site) -> Iterator[threading.Thread]:
 @pytest.fixture
 def held(site: Site) -> dict[str, str]:
     """An environment in which the new program waits; see `window`."""
+    return holding(site, "")
+
+
+def holding(site: Site, kind: str) -> dict[str, str]:
+    """An environment in which a new program waits that is started as the next one ("") or to be tried ("probe")."""
     site.holding, site.gate_of_window = site.wire(), site.gate()  # type: ignore[attr-defined]
-    text = HOLD.format(wire=str(site.holding), gate=str(site.gate_of_window))  # type: ignore[attr-defined]
+    text = HOLD.format(kind=kind, wire=str(site.holding), gate=str(site.gate_of_window))  # type: ignore[attr-defined]
     site.write("hold/sitecustomize.py", text)
     return {"PYTHONPATH": str(site.directory / "hold")}
 
@@ -202,6 +208,41 @@ def test_a_stop_of_the_window_is_obeyed(site: Site, held: dict[str, str], tcp: C
     assert server.wait() == 0
     thread.join(40)
     server.wait_output("stopping, asked by SIGTERM")
+
+
+def test_a_stop_while_the_new_program_is_tried(site: Site, tcp: Callable[..., Listener]) -> None:
+    """The stop is obeyed at once and ends what is tried: it waits for nothing."""
+    app(site)
+    server = site.serve("shop:wsgi", listeners=[tcp()], env=holding(site, "probe")).ready()
+    done: list[Result] = []
+
+    thread = threading.Thread(target=lambda: done.append(server.ctl("upgrade")))
+    thread.start()
+    assert site.holding.line() == "here"  # type: ignore[attr-defined]
+    server.terminate()
+
+    assert server.wait() == 0
+    thread.join(40)
+    assert done[0].code == 1
+    assert "stopping" in done[0].err or "stopped" in done[0].err
+
+
+def test_from_a_directory_that_was_deleted(site: Site, tcp: Callable[..., Listener]) -> None:
+    app(site)
+    start = site.directory / "release"
+    start.mkdir()
+    # A relative entry would be a lost one, and Python does not even start with it.
+    entries = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    env = {"PYTHONPATH": os.pathsep.join(entries)}
+    server = site.up("[services.x]\ncommand = 'sleep 3600'\n", cwd=start, env=env).ready()
+    start.rmdir()
+    server._cwd = str(site.directory)
+
+    upgraded(server)
+
+    assert image(server) == 2
+    assert server.ctl("reload").code == 0
+    assert server.stop() == 0
 
 
 def test_who_asks_meanwhile_waits(site: Site, held: dict[str, str], tcp: Callable[..., Listener]) -> None:
