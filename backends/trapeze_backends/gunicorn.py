@@ -12,6 +12,7 @@ import sys
 import time
 
 from trapeze_backends.contract import Backend, Problem, StartError
+from trapeze_backends.gunicorn_accept import accept_when_free
 from trapeze_backends.gunicorn_drain import adapt_gevent, adapt_sync, adapt_threads, ending_app
 from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, last_line, make_config
 from trapeze_backends.installed import is_installed, version_of
@@ -177,7 +178,7 @@ def _adapt(base: type[Any], worker: Worker) -> type[Any]:
             module.STOP_KEEPALIVE_LINGER = worker.job.drain_grace  # type: ignore[attr-defined]
         if not hasattr(base, "set_accept_enabled"):
             return _drain_old_threads(adapted, worker)
-        return adapt_threads(_free_the_address(adapted, worker), worker)
+        return adapt_threads(accept_when_free(_free_the_address(adapted, worker)), worker)
     if base.__name__ == "SyncWorker":
         return adapt_sync(adapted, worker)
     if base.__name__ == "GeventWorker":

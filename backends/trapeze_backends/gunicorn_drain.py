@@ -16,6 +16,7 @@ import sys
 import time
 
 from trapeze_backends.endless import may_end, unread_bytes
+from trapeze_backends.gunicorn_linger import linger_in_the_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def adapt_threads(base: type[Any], worker: Worker) -> type[Any]:
     deferred = getattr(module, "_DEFER", None)
     if hasattr(module.TConn, "wait_for_data"):
         _wait_in_pieces(module.TConn, worker)
+    if hasattr(module.util, "close_graceful") and hasattr(base, "murder_pending"):
+        base = linger_in_the_loop(base, module.TConn)
 
     class Adapted(base):
         """Looks before it closes."""
