@@ -172,6 +172,7 @@ class Service:
     def born(self, process: Process, pid: int) -> None:
         """A zygote has made it."""
         process.pid = pid
+        process.since = self.host.now()  # it may have waited for its turn
         self.host.changed(self, process, None)
 
     def unborn(self, process: Process, reason: str) -> None:
