@@ -32,6 +32,11 @@ _ASLEEP = 2.0
 container, SIGSTOP to the group): then nobody's silence counts."""
 
 
+_DOUBT = 1.0
+"""Seconds between the look that finds a worker hanging and the one that condemns it, a quarter of its timeout at most.
+After a shorter standstill of the whole machine it only has to come round once; one that hangs never does."""
+
+
 class Terms(Struct):
     """On what terms one worker serves; seconds, 0 means no limit."""
 
@@ -40,6 +45,13 @@ class Terms(Struct):
     age: float = 0.0
     next_look: float | None = None
     """Monotonic seconds; None before the first one."""
+    doubted: bool = False
+    """The last look found it hanging."""
+
+    @property
+    def doubt(self) -> float:
+        """Seconds until the look that condemns it."""
+        return min([_DOUBT, *(timeout / 4 for timeout in (self.heartbeat, self.request) if timeout)])
 
 
 class Verdict(Struct, frozen=True):
@@ -189,8 +201,12 @@ class Vigil:
     def _judge(self, process: Process, terms: Terms, now: float, asleep: bool) -> None:
         verdict = judge(terms, self.reading(process), now, asleep=asleep)
         terms.next_look = verdict.next_look
-        if verdict.kill:
+        if verdict.kill and terms.doubted:
             process.condemn(now, verdict.kill)
+            return
+        terms.doubted = bool(verdict.kill)
+        if terms.doubted:
+            terms.next_look = now + terms.doubt
             return
         if verdict.shed and not process.recycle:
             process.dump()

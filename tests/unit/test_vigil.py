@@ -127,6 +127,9 @@ def test_a_silent_worker_is_dumped_and_killed() -> None:
     assert host.service.wake_at == pytest.approx(130.0)
 
     host.go(10.0)
+    assert silent.signals == [], "it may be the whole machine that has stood still"
+    assert host.service.wake_at == pytest.approx(host.clock + 1.0)
+    host.go(1.0)
 
     assert silent.signals == [DUMP_SIGNAL, signal.SIGCONT]
     assert (hung.state, hung.why) == (State.KILLING, "no heartbeat for 30 s")
@@ -173,7 +176,29 @@ def test_a_supervisor_that_slept_kills_nobody() -> None:
     assert all(state.endswith("READY") for state in host.states())
     assert host.service.wake_at == pytest.approx(host.clock + 30.0)
     host.go(30.0)
+    host.go(1.0)
     assert sum(state.endswith("KILLING") for state in host.states()) == 3
+
+
+def test_a_standstill_of_the_machine_kills_nobody() -> None:
+    """It ends just after the look was due: all are silent, and all beat as soon as they run again."""
+    host = started()
+    host.clock += 30.5
+    host.go()
+    for process in host.service.workers():
+        beat(host, process)
+    host.go(1.0)
+    assert all(state.endswith("READY") for state in host.states())
+    host.go(29.0)
+    assert all(state.endswith("READY") for state in host.states()), "and none is in doubt any more"
+    host.go(1.0)
+    assert sum(state.endswith("KILLING") for state in host.states()) == 3
+
+
+def test_a_short_timeout_is_doubted_for_a_quarter() -> None:
+    assert Terms(heartbeat=2.0).doubt == 0.5
+    assert Terms(heartbeat=30.0, request=1.0).doubt == 0.25
+    assert Terms(request=60.0).doubt == 1.0
 
 
 def test_a_worker_in_a_terminal_may_stand_in_a_debugger() -> None:
@@ -192,7 +217,7 @@ SLOW = replace(WEB, request_timeout=10.0)
 
 
 def test_a_hanging_request_alone() -> None:
-    """Nothing else is lost with it, so its worker is killed, at the very moment."""
+    """Nothing else is lost with it, so its worker is killed, once it is certain."""
     host = started(SLOW)
     hung = worker(host, 0)
     beat(host, hung, oldest=host.clock, in_flight=1)
@@ -201,6 +226,8 @@ def test_a_hanging_request_alone() -> None:
     for process in host.service.workers():
         beat(host, process)
     host.go(0.1)
+    assert hung.state is State.READY
+    host.go(1.0)
     assert (hung.state, hung.why) == (State.KILLING, WHY)
     job = host.newest().launch.job
     assert job is not None
