@@ -16,6 +16,18 @@ SLOWEST_BEAT = 2.0
 _FUNCTION = re.compile(rf"{_DOTTED}:{_DOTTED}")
 
 
+def _is_peer(entry: str) -> bool:
+    if entry in ("unix", "*"):
+        return True
+    from ipaddress import ip_network
+
+    try:
+        ip_network(entry, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def check_worker(service: Service) -> None:
     """Add what is wrong with the fields of one web app's workers."""
     spec = service.spec
@@ -25,6 +37,20 @@ def check_worker(service: Service) -> None:
         value = getattr(spec, field)
         if value is not None and not _FUNCTION.fullmatch(value):
             service.wrong(field, f"expected module:function, got {got(value)}", 'as in "shop.db:reconnect"')
+    _limits(service)
+    for entry in spec.trusted_proxies or ():
+        if not _is_peer(entry):
+            hint = 'an address, a network as "10.0.0.0/8", "unix", or "*"'
+            service.wrong("trusted_proxies", f"{got(entry)} names no proxy", hint)
+    if spec.python is not None and spec.venv is not None:
+        service.wrong("python", "goes without venv, which has a Python of its own", "leave one of them out")
+    if spec.warm is not None and spec.preload is False:
+        service.wrong("warm", "goes with preload", "leave one of them out")
+
+
+def _limits(service: Service) -> None:
+    """Recycling and hung workers."""
+    spec = service.spec
     if spec.max_rss is not None:
         try:
             parse_size(spec.max_rss)
@@ -35,5 +61,3 @@ def check_worker(service: Service) -> None:
         service.wrong("heartbeat_timeout", reason, "servers that are well beat about once a second")
     if spec.max_requests_jitter is not None and not spec.max_requests:
         service.wrong("max_requests_jitter", "goes with max_requests", "set max_requests too")
-    if spec.warm is not None and spec.preload is False:
-        service.wrong("warm", "goes with preload", "leave one of them out")

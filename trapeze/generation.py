@@ -28,6 +28,8 @@ __all__ = ["Generation", "identity", "interpreter"]
 
 def interpreter(spec: ServiceSpec) -> str:
     """The Python that runs the app."""
+    if spec.python is not None:
+        return spec.python
     return os.path.join(spec.venv, "bin", "python") if spec.venv else sys.executable
 
 
@@ -239,6 +241,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             "keepalive": spec.keepalive,
             "access_log": spec.access_log,
             "root_path": spec.root_path,
+            "trusted_proxies": spec.trusted_proxies,
             "stop_timeout": spec.stop_timeout,
             "drain_grace": spec.drain_grace,
             "health": to_builtins(spec.health_request),

@@ -167,6 +167,8 @@ def _directories(spec: ServiceSpec, directory: str) -> Iterator[_Found]:
             yield _Found(field, f"{path}: no permission to enter it")
     if spec.venv is not None:
         yield from _venv(spec.venv)
+    if spec.python is not None and not _runs(spec.python):
+        yield _Found("python", f"{spec.python}: there is no such program")
 
 
 def _venv(venv: str) -> Iterator[_Found]:

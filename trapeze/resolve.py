@@ -85,6 +85,11 @@ def _service(name: str, spec: ServiceSpec, config: Config, base: _Base) -> Servi
         value = getattr(spec, field)
         if value:
             made[field] = base(field, value)
+    if spec.python:
+        from shutil import which
+
+        # A bare name is looked up now, and not in the PATH that the service will have.
+        made["python"] = base("python", spec.python) if "/" in spec.python else which(spec.python) or spec.python
     if spec.env_file:
         files = [spec.env_file] if isinstance(spec.env_file, str) else spec.env_file
         made["env_file"] = [base("env_file", file) for file in files]

@@ -112,6 +112,10 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     venv: Annotated[
         str | None, Meta(description="Virtual environment whose Python runs the app; trapeze need not be in it.")
     ] = None
+    python: Annotated[
+        str | None,
+        Meta(description="Interpreter that runs the app, where it is not that of a `venv`: a program's path."),
+    ] = None
     threads: Annotated[
         Positive | None, Meta(description="Threads per worker, where the server has a pool; default: the backend's.")
     ] = None
@@ -119,6 +123,13 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Seconds | None, Meta(description="Seconds an idle kept-alive connection stays open; default: the backend's.")
     ] = None
     access_log: Annotated[bool, Meta(description="Log each request to stdout.")] = False
+    trusted_proxies: Annotated[
+        list[str] | None,
+        Meta(
+            description='Whose X-Forwarded-For, -Proto and -Host are believed: addresses, networks ("10.0.0.0/8"), '
+            '"unix" (who connects by a Unix socket), "*"; default: this machine (127.0.0.1, ::1, unix).'
+        ),
+    ] = None
     root_path: Annotated[str, Meta(description="Path prefix the app is mounted under (SCRIPT_NAME, root_path).")] = ""
     options: Annotated[
         dict[str, Any], Meta(description="Handed to the server as they are, under the server's own names.")

@@ -19,10 +19,11 @@ from typing import Any
 
 from chaussette.backend import _bjoern
 
-from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.process import follow_parent
 from trapeze_backends.worker import Worker
+from trapeze_backends.wsgi_common import adapt_app
 
 __all__ = ["run"]
 
@@ -37,7 +38,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
 
 def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
     calls = [0, 0]
-    watched = _watched(adapt_app(app, sock, worker, "bjoern"), calls)
+    watched = _watched(adapt_app(app, sock, worker, tell=True, nameless=sock.family == socket.AF_INET6), calls)
     server = with_socket(_bjoern, _bjoern.Server, sock, watched, worker)
     read, write = os.pipe()
     os.set_blocking(write, False)

@@ -14,9 +14,10 @@ from chaussette.backend import _eventlet
 from eventlet.green import socket as green_socket
 from eventlet.greenio import shutdown_safe
 
-from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
+from trapeze_backends.wsgi_common import adapt_app
 
 __all__ = ["run"]
 
@@ -94,6 +95,12 @@ class Server(_eventlet.Server):
 
 class Protocol(eventlet.wsgi.HttpProtocol):
     """While draining, a connection closes after its answer; half a request is one that is under way."""
+
+    def get_environ(self) -> Any:
+        """eventlet says HTTP/1.0 of every request."""
+        environ = super().get_environ()
+        environ["SERVER_PROTOCOL"] = self.request_version
+        return environ
 
     def _read_request_line(self) -> Any:
         if self.rfile.closed:

@@ -10,9 +10,10 @@ import gevent
 import gevent.event
 import gevent.socket
 
-from trapeze_backends.chaussette_common import adapt_app, with_socket
+from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
+from trapeze_backends.wsgi_common import adapt_app
 
 __all__ = ["run"]
 
@@ -30,7 +31,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
             module,
             module.Server,
             green,
-            adapt_app(app, green, worker, name),
+            adapt_app(app, green, worker, tell=True),
             worker,
             spawn=spawn,
             log=None,

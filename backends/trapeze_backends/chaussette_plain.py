@@ -14,8 +14,9 @@ from wsgiref.simple_server import WSGIRequestHandler
 
 from chaussette.backend import _wsgiref
 
-from trapeze_backends.chaussette_common import adapt_app, host_and_port, with_socket
+from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.worker import Worker
+from trapeze_backends.wsgi_common import adapt_app, host_and_port
 
 __all__ = ["run"]
 

@@ -11,9 +11,9 @@ import waitress.server
 from waitress import wasyncore
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
-from trapeze_backends.chaussette_common import adapt_app
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
+from trapeze_backends.wsgi_common import adapt_app
 
 __all__ = ["run"]
 

@@ -6,6 +6,7 @@ import sys
 
 from trapeze_backends import registry
 from trapeze_backends.contract import Problem, StartError
+from trapeze_backends.features import describe, field_problems
 from trapeze_backends.jsontext import dumps
 from trapeze_backends.loading import find_module, load, use_app_dir
 
@@ -27,6 +28,7 @@ def check(job: Job) -> int:
     if job.app:
         _app(job, backend, problems)
     answer = {
+        **(describe(backend) if backend else {}),
         "backend": backend.name if backend else job.backend,
         "version": backend.version() if backend else "",
         "python": sys.version.split()[0],
@@ -56,7 +58,7 @@ def _backend(job: Job, problems: list[Problem]) -> Backend | None:
                 f'backend = "{registry.auto(job.interface)}" does',
             )
         )
-    problems += backend.check(job)
+    problems += [*backend.check(job), *field_problems(backend, job)]
     return backend
 
 

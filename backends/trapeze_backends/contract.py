@@ -118,6 +118,7 @@ class Job:
         self.keepalive: float | None = get("keepalive")
         self.access_log: bool = bool(get("access_log"))
         self.root_path: str = get("root_path") or ""
+        self.trusted_proxies: list[str] | None = get("trusted_proxies")
         self.stop_timeout: float = float(30.0 if get("stop_timeout") is None else raw["stop_timeout"])
         self.drain_grace: float = float(1.0 if get("drain_grace") is None else raw["drain_grace"])
         # the worker's life
@@ -156,14 +157,32 @@ class Backend:
     name: str = ""
     interfaces: frozenset[str] = frozenset()
     """What it serves: "wsgi", "asgi" or both. An ASGI app always arrives as ASGI 3."""
+    speaks: frozenset[str] = frozenset()
+    """Beyond HTTP/1.1: "websocket", "http2"."""
+    fields: Mapping[str, str] = {}
+    """How it meets the fields that mean the same everywhere: "native", "trapeze" (done around it), or "no: WHY", which
+    makes the field an error. `threads` and `keepalive` are "no" unless they are named here, all others
+    "trapeze". May be set by `check`, where it depends on the job."""
+    lacks: Mapping[str, str] = {}
+    """Promises of the contract that it cannot keep (names in `features.PROMISES`), each with the reason."""
 
     def version(self) -> str:
         """Version of the server, or "" when it is not known or not installed."""
         return ""
 
     def check(self, job: Job) -> list[Problem]:
-        """Return all that this backend cannot do of what `job` asks for; runs nothing, imports little."""
+        """Return all that this backend cannot do of what `job` asks for; runs nothing, imports little.
+
+        Fields that are "no" in `fields` are found without it.
+        """
         return []
+
+    def trusted(self, job: Job) -> list[str] | None:
+        """Return whom the server's own settings trust as proxies, None if they do not say.
+
+        Asked after `prepare`, and only if the service has no `trusted_proxies`.
+        """
+        return None
 
     def prepare(self, job: Job) -> None:
         """Called before the app is imported: the place for monkey patches."""

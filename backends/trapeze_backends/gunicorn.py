@@ -35,6 +35,8 @@ class GunicornBackend(Backend):
 
     name = "gunicorn"
     interfaces = frozenset({"wsgi", "asgi"})
+    speaks = frozenset({"websocket"})
+    fields = {"threads": "native", "keepalive": "native"}
 
     def __init__(self) -> None:
         self.config: Any = None
@@ -63,6 +65,10 @@ class GunicornBackend(Backend):
             from trapeze_backends.green import patch_eventlet
 
             patch_eventlet()
+
+    def trusted(self, job: Job) -> list[str] | None:
+        """What `forwarded_allow_ips` says, if anybody has set it."""
+        return self.config.trapeze_trusts  # type: ignore[no-any-return]
 
     def preload(self, job: Job, interface: str) -> None:
         """The worker class and what it imports when it starts."""

@@ -9,11 +9,13 @@ what is idle after `drain_grace`; WebSockets and endless answers as well. gunico
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 from trapeze_backends.contract import StartError
 from trapeze_backends.endless import is_endless_raw, unread_bytes
 from trapeze_backends.gunicorn_settings import last_line
+from trapeze_backends.unixnames import unix_names
 from trapeze_backends.worker import Worker
 
 __all__ = ["adapt_asgi"]
@@ -45,6 +47,7 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
             manager, protocol = lifespan.LifespanManager, gasgi.ASGIProtocol
             lifespan.LifespanManager = _manager(manager, reasons, worker)
             gasgi.ASGIProtocol = _protocol(protocol, self._open, worker)
+            _name_unix_sockets(sys.modules[protocol.__module__], unix_names(self.sockets, worker.job.listeners))
             self._can_keep = hasattr(protocol, "_will_close")
             try:
                 super().run()
@@ -74,6 +77,15 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
             self.loop.call_later(worker.job.drain_grace, _close, self.loop, self._open, set())
 
     return Adapted
+
+
+def _name_unix_sockets(module: Any, names: dict[Any, str]) -> None:
+    """`scope["server"]` is the path of a Unix socket; gunicorn 27 takes its first two letters for host and port."""
+    plain = getattr(module, "_normalize_sockaddr", None)
+    if plain is not None:
+        module._normalize_sockaddr = lambda name: (
+            (names.get(name, name), None) if name and isinstance(name, str | bytes) else plain(name)
+        )
 
 
 def _explained(reasons: list[BaseException]) -> BaseException:

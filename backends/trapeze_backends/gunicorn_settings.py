@@ -53,7 +53,12 @@ MASTER_HOOKS = frozenset(
 )
 """Hooks that only a gunicorn master process calls."""
 
-FIELDS = {"threads": "threads", "keepalive": "keepalive", "accesslog": "access_log"}
+FIELDS = {
+    "threads": "threads",
+    "keepalive": "keepalive",
+    "accesslog": "access_log",
+    "forwarded_allow_ips": "trusted_proxies",
+}
 """Settings that are fields with one meaning for every backend; either may be used, not both."""
 
 CLASSES = {
@@ -199,6 +204,7 @@ def make_config(job: Job) -> Any:
     if "worker_class" not in said and job.interface == "asgi":
         config.set("worker_class", "asgi")
     _apply_fields(config, job, said)
+    config.trapeze_trusts = _trusted(config, said)
     for name, value in config.env.items():  # gunicorn does it in each worker, but before the app is imported
         os.environ[name] = value
     return config
@@ -211,8 +217,13 @@ def _apply_fields(config: Any, job: Job, said: set[str]) -> None:
         said.add("threads")
     if job.keepalive is not None:
         config.set("keepalive", max(int(job.keepalive + 0.5), 0))
-    if job.access_log:
-        config.set("accesslog", "-")
+    if "secure_scheme_headers" not in said:
+        config.set("secure_scheme_headers", {})  # `proxied` does it for every server alike; here any Unix peer would do
+    if job.trusted_proxies is not None:
+        # What is left to gunicorn (SCRIPT_NAME from a proxy, the PROXY protocol) goes by the same list.
+        peers = [peer for peer in job.trusted_proxies if peer != "unix"]
+        config.set("forwarded_allow_ips", ",".join(peers))
+        said.discard("forwarded_allow_ips")
     config.set("workers", max(job.workers, 1))
     config.set("graceful_timeout", max(int(job.patience), 1))
     config.set("backlog", job.backlog)
@@ -224,6 +235,13 @@ def _apply_fields(config: Any, job: Job, said: set[str]) -> None:
         config.set("worker_class", name)
     if name == "gthread" and "threads" not in said:
         config.set("threads", DEFAULT_THREADS)
+
+
+def _trusted(config: Any, said: set[str]) -> list[str] | None:
+    """Whom gunicorn's own settings trust, if anybody has set them. A Unix peer always counts there."""
+    if "forwarded_allow_ips" not in said and "FORWARDED_ALLOW_IPS" not in os.environ:
+        return None
+    return [*config.forwarded_allow_ips, "unix"]
 
 
 def _must_set(config: Any, name: str, value: object, where: str) -> None:

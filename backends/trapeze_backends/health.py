@@ -97,6 +97,7 @@ class Request:
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()],
             "client": ("127.0.0.1", 0),
             "server": (self.server[0], int(self.server[1])),
+            "trapeze.health": True,  # it is no client's, and has no line in the access log
         }
         if state is not None:
             scope["state"] = dict(state)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "closing"]
 
 BUCKETS = 22
 FIRST = -15
@@ -130,7 +130,7 @@ class Meter:
             if type(result) is list or type(result) is tuple:
                 response += result
                 return response
-            return _closing(result, environ, response.close)
+            return closing(result, environ, response.close)
 
         return measured
 
@@ -206,8 +206,8 @@ def _response_class(finish: Callable[[float, int], None]) -> Any:
     return Response
 
 
-def _closing(result: Any, environ: Any, close: Callable[[], None]) -> Any:
-    """Have `close` called with the iterable's own; what the server knows by its type stays what it is."""
+def closing(result: Any, environ: Any, close: Callable[[], None]) -> Any:
+    """Return the result of a WSGI app, `close` called with its own; what servers know by its type stays what it is."""
     wrapper = environ.get("wsgi.file_wrapper")
     if wrapper is not None and isinstance(wrapper, type) and isinstance(result, wrapper):
         own = getattr(result, "close", None)

@@ -11,6 +11,7 @@ from trapeze_backends import registry
 from trapeze_backends.contract import StartError
 from trapeze_backends.detect import detect
 from trapeze_backends.loading import call_factory, call_hook, failure, load, use_app_dir
+from trapeze_backends.proxied import proxied, trusted_by
 from trapeze_backends.worker import Worker
 
 TYPE_CHECKING = False
@@ -94,7 +95,11 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
         app = mounted(app, interface, job.root_path)
     if interface == "wsgi":
         worker.check_wsgi_health(app)
-    app = worker.measure(app)
+    if job.access_log:
+        from trapeze_backends.accesslog import logged
+
+        app = logged(app, interface)
+    app = proxied(worker.measure(app), interface, trusted_by(job, backend))
     try:
         backend.run(app, sockets, worker)
         if worker.is_ready:
@@ -119,7 +124,9 @@ def prepared_backend(job: Job) -> Backend | None:
             return None
         job.backend = registry.auto(job.interface)
     backend = registry.get(job.backend)
-    problems = backend.check(job)
+    from trapeze_backends.features import field_problems
+
+    problems = backend.check(job) or field_problems(backend, job)
     if problems:
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

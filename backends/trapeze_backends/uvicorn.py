@@ -7,6 +7,7 @@ answers with `Connection: close`, and closes what is idle after `drain_grace`.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -49,7 +50,13 @@ OWNED = {
 }
 """Settings that belong to the supervisor, each with the reason."""
 
-FIELDS = {"timeout_keep_alive": "keepalive", "access_log": "access_log"}
+FIELDS = {
+    "timeout_keep_alive": "keepalive",
+    "access_log": "access_log",
+    "proxy_headers": "trusted_proxies",
+    "forwarded_allow_ips": "trusted_proxies",
+}
+"""Settings that are fields with one meaning for every backend; either may be used, not both."""
 
 
 class UvicornBackend(Backend):
@@ -57,6 +64,8 @@ class UvicornBackend(Backend):
 
     name = "uvicorn"
     interfaces = frozenset({"asgi"})
+    speaks = frozenset({"websocket"})
+    fields = {"keepalive": "native", "threads": "no: serves by an event loop, not by threads"}
 
     def version(self) -> str:
         """Version of uvicorn."""
@@ -68,8 +77,6 @@ class UvicornBackend(Backend):
         if not is_installed("uvicorn"):
             return [Problem("backend", f"uvicorn is not installed in {sys.prefix}", "pip install 'uvicorn[standard]'")]
         problems = []
-        if job.threads is not None:
-            problems.append(Problem("threads", "uvicorn serves by an event loop, not by threads", "leave it out"))
         for setting, field in FIELDS.items():
             if setting in job.options and getattr(job, field) not in (None, False):
                 problems.append(Problem(f"options.{setting}", f"set twice: it is the same as the field `{field}`"))
@@ -79,6 +86,16 @@ class UvicornBackend(Backend):
         """Import uvicorn without its command line, which costs as much as the rest of it."""
         with quick_import("importlib.metadata"):
             _import_uvicorn()
+
+    def trusted(self, job: Job) -> list[str] | None:
+        """What `proxy_headers` and `forwarded_allow_ips` say, if anybody has set them. A Unix peer always counts."""
+        if not job.options.get("proxy_headers", True):
+            return []
+        said = job.options.get("forwarded_allow_ips", os.environ.get("FORWARDED_ALLOW_IPS"))
+        if said is None:
+            return None
+        entries = said.split(",") if isinstance(said, str) else said
+        return [*(str(entry).strip() for entry in entries), "unix"]
 
     def preload(self, job: Job, interface: str) -> None:
         """The protocols and the loop, by having uvicorn load a configuration that is thrown away."""

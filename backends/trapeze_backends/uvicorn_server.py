@@ -16,12 +16,15 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import Server
 
 from trapeze_backends.contract import StartError
+from trapeze_backends.unixnames import unix_names
 from trapeze_backends.uvicorn_drain import drain, note_heads
 from trapeze_backends.worker import Worker
 
 __all__ = ["make_server"]
 
 CLOSE = (b"connection", b"close")
+OURS = ("proxy_headers", "forwarded_allow_ips")
+"""Settings that we do ourselves, the same for every server (`proxied`)."""
 
 
 def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Server:
@@ -30,35 +33,28 @@ def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Serve
     settings: dict[str, Any] = {
         "interface": "asgi3",
         "backlog": job.backlog,
-        "access_log": job.access_log,
+        "access_log": False,
+        "proxy_headers": False,
         "log_config": _logging(),
-        "log_level": "info" if job.access_log else "warning",
+        "log_level": "warning",
         "timeout_graceful_shutdown": max(int(job.patience), 1),
     }
     if job.keepalive is not None:
         settings["timeout_keep_alive"] = job.keepalive
-    families = {sock.family for sock in sockets}
-    if families == {socket.AF_UNIX}:
-        # Who may connect is decided by the permissions of the socket: a proxy, whose word counts.
-        settings["forwarded_allow_ips"] = "*"
     known = inspect.signature(Config).parameters
     settings = {name: value for name, value in settings.items() if name in known}
-    config = _Config(_NoFactory(app), **{**settings, **job.options})
+    options = {name: value for name, value in job.options.items() if name not in OURS}
+    if options.get("access_log"):
+        settings["log_level"] = "info"
+    config = _Config(_NoFactory(app), **{**settings, **options})
     config.load()
-    if socket.AF_UNIX in families and len(families) > 1:
-        _trust_unix_peers(config.loaded_app)
     note_heads(config.http_protocol_class)
-    _name_unix_sockets(config, sockets, [listener.address for listener in job.listeners])
+    _name_unix_sockets(config, unix_names(sockets, job.listeners))
     return DrainingServer(config, worker)
 
 
-def _name_unix_sockets(config: Config, sockets: list[socket.socket], addresses: list[str]) -> None:
+def _name_unix_sockets(config: Config, names: dict[Any, str]) -> None:
     """`scope["server"]` of a Unix socket is its path. The kernel knows only the private one that it was bound with."""
-    names = {
-        sock.getsockname(): address.removeprefix("unix:")
-        for sock, address in zip(sockets, addresses, strict=False)
-        if sock.family == socket.AF_UNIX and not address.startswith("unix:@")
-    }
     protocol: Any = config.http_protocol_class
     if not names or not inspect.isclass(protocol):
         return
@@ -112,22 +108,6 @@ def _logging() -> dict[str, Any]:
     for formatter in config["formatters"].values():
         formatter["use_colors"] = sys.stderr.isatty()
     return config
-
-
-def _trust_unix_peers(app: Any) -> None:
-    """Mixed sockets: believe the proxy behind the Unix one (it has no address), and 127.0.0.1 as always."""
-    hosts = getattr(app, "trusted_hosts", None)
-    if hosts is None or not hasattr(type(hosts), "__contains__"):
-        return
-
-    class Trusted(type(hosts)):  # type: ignore[misc]
-        """No address means a Unix socket."""
-
-        def __contains__(self, host: Any) -> bool:
-            return not host or super().__contains__(host)
-
-    with contextlib.suppress(TypeError):  # an older uvicorn keeps a set or a list there
-        hosts.__class__ = Trusted
 
 
 class _Lifespan(LifespanOn):

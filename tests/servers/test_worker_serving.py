@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -109,24 +110,59 @@ def check_scope(facts: dict[str, Any], listener: Listener, client: Any) -> None:
         assert tuple(facts["client"][:2]) == client[:2]
 
 
+FORWARDED = {"X_Forwarded_Proto": "https", "X_Forwarded_For": "203.0.113.9", "X_Forwarded_Host": "shop.example"}
+
+
+def told(facts: dict[str, Any]) -> tuple[str, str, str]:
+    """Scheme, client and host as the app sees them."""
+    if "wsgi.url_scheme" in facts:
+        return facts["wsgi.url_scheme"], facts["REMOTE_ADDR"], facts["HTTP_HOST"]
+    hosts = [value for name, value in facts["headers"] if name == "host"]
+    return facts["scheme"], (facts.get("client") or [""])[0], ",".join(hosts)
+
+
 @every_server
-def test_proxy_headers_are_believed_on_a_unix_socket(case: Case, worker: Spawn, connect: Connect, unix: Make) -> None:
-    listener = unix()
-    start(worker, case, [listener]).ready()
-    facts = json.loads(connect(listener).get("/environ", X_Forwarded_Proto="https", X_Forwarded_For="203.0.113.9")[2])
-    assert (facts.get("scheme") or facts["wsgi.url_scheme"]) == "https"
-    if case.backend == "uvicorn":
-        assert facts["client"][0] == "203.0.113.9"
-        assert facts["server"][0] == str(listener.path), "not the private name that it was bound with"
-
-
-def test_mixed_sockets_believe_the_unix_peer_and_not_just_any_tcp_peer(
-    worker: Spawn, connect: Connect, unix: Make, tcp: Make
+def test_proxies_on_this_machine_are_believed(
+    case: Case, worker: Spawn, connect: Connect, unix: Make, tcp: Make
 ) -> None:
     both = [unix(), tcp()]
-    process = worker(both, app="workerapp:asgi", backend="uvicorn", options={"forwarded_allow_ips": "192.0.2.1"})
-    process.ready()
-    schemes = [json.loads(connect(each).get("/environ", X_Forwarded_Proto="https")[2])["scheme"] for each in both]
+    start(worker, case, both).ready()
+    for listener in both:
+        facts = json.loads(connect(listener).get("/environ", Connection="close", **FORWARDED)[2])
+        assert told(facts) == ("https", "203.0.113.9", "shop.example")
+        if case.interface == "asgi" and listener.path:
+            assert facts["server"][0] == str(listener.path), "not the private name that it was bound with"
+
+
+@every_server
+def test_nobody_else_is_believed(case: Case, worker: Spawn, connect: Connect, unix: Make, tcp: Make) -> None:
+    """A client that spoofs the headers is seen as what it is; the headers stay, for whom they may concern."""
+    both = [unix(), tcp(), tcp("::1")]
+    start(worker, case, both, trusted_proxies=["192.0.2.1"]).ready()
+    for listener in both:
+        client = connect(listener)
+        facts = json.loads(client.get("/environ", Connection="close", **FORWARDED)[2])
+        own = "" if listener.path else client.sock.getsockname()[0]
+        if case.name.endswith("bjoern") and ":" in own:
+            own = ""
+        assert told(facts) == ("http", own, "example.com")
+
+
+@every_server
+def test_trusted_networks_and_unix_peers(case: Case, worker: Spawn, connect: Connect, unix: Make, tcp: Make) -> None:
+    both = [unix(), tcp()]
+    start(worker, case, both, trusted_proxies=["127.0.0.0/8"]).ready()
+    seen = [told(json.loads(connect(each).get("/environ", Connection="close", **FORWARDED)[2])) for each in both]
+    assert seen == [("http", "", "example.com"), ("https", "203.0.113.9", "shop.example")]
+
+
+@pytest.mark.parametrize("case", [case for case in BACKENDS if case.backend in ("gunicorn", "uvicorn")], ids=str)
+def test_the_servers_own_setting_of_trust_counts(
+    case: Case, worker: Spawn, connect: Connect, unix: Make, tcp: Make
+) -> None:
+    both = [unix(), tcp()]
+    start(worker, case, both, options={"forwarded_allow_ips": "192.0.2.1"}).ready()
+    schemes = [told(json.loads(connect(each).get("/environ", X_Forwarded_Proto="https")[2]))[0] for each in both]
     assert schemes == ["https", "http"]
 
 
@@ -142,19 +178,31 @@ def test_root_path_has_one_meaning(case: Case, path: str, worker: Spawn, connect
         assert (facts["SCRIPT_NAME"], facts["PATH_INFO"]) == ("/shop", "/environ")
 
 
+ACCESS = re.compile(
+    r"(\S+) - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "
+    r'"GET /echo\?q=1%22 HTTP/1\.1" 200 (\d+) "(.*)" "(.*)" \d+\.\d{4}'
+)
+
+
 @every_server
 @pytest.mark.parametrize("wanted", [True, False], ids=["on", "off"])
 def test_access_log(case: Case, wanted: bool, worker: Spawn, connect: Connect, tcp: Make) -> None:
+    """In one format, whoever serves."""
     listener = tcp()
     process = start(worker, case, [listener], access_log=wanted)
     process.ready()
     client = connect(listener)
-    assert client.get("/echo?q=1", Connection="close")[0] == 200
+    asked = {"Connection": "close", "Referer": 'http://a"b', "User_Agent": "me"}
+    assert client.get("/echo?q=1%22", **asked)[0] == 200
     client.close()
     process.stop()
     assert process.wait() == 0
-    lines = [line for line in process.output.splitlines() if "GET /echo?q=1 HTTP/1." in line]
+    lines = [line for line in process.output.splitlines() if "/echo" in line]
     assert len(lines) == (1 if wanted else 0), process.output
+    if wanted:
+        found = ACCESS.fullmatch(lines[0])
+        assert found is not None, lines[0]
+        assert found.groups() == ("127.0.0.1", "0", 'http://a\\"b', "me")
 
 
 @every_server

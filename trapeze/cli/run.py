@@ -26,6 +26,8 @@ _FLAGS = {
     "factory": "flag --factory",
     "interface": "flag --interface",
     "venv": "flag --venv",
+    "python": "flag --python",
+    "trusted_proxies": "flag --trusted-proxy",
     "threads": "flag --threads",
     "access_log": "flag --access-log",
     "watch": "flag --reload",
@@ -55,6 +57,11 @@ Examples:
 @click.option("--factory", is_flag=True, default=None, help="APP is a function that makes the app.")
 @click.option("--interface", type=click.Choice(["auto", "wsgi", "asgi"]), help="What APP speaks; default: look at it.")
 @click.option("--venv", metavar="DIR", help="Virtual environment that runs the app.")
+@click.option("--python", metavar="PATH", help="Interpreter that runs the app, without a virtual environment.")
+@click.option(
+    "--trusted-proxy", "trusted_proxies", multiple=True, metavar="PEER",
+    help='Believe the X-Forwarded-* headers of this address, network, "unix" or "*"; may be repeated.',
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads per worker.")
 @click.option("--access-log", is_flag=True, default=None, help="Log each request.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the server itself.")
@@ -69,6 +76,9 @@ def serve(ctx: click.Context, /, bind: tuple[str, ...], name: str | None, path: 
     interfaces it speaks is seen by looking at it.
     """
     flags["options"] = parse_options(flags["options"]) or None
+    flags["trusted_proxies"] = list(flags["trusted_proxies"]) or None
+    if flags["python"] and "/" in flags["python"]:  # relative to where it was typed, not to the file
+        flags["python"] = os.path.abspath(flags["python"])
     overlay, origins = build_overlay(bind, name or ctx.find_root().obj, path, flags, os.environ)
     return _run(path, overlay, origins)
 

@@ -1,0 +1,79 @@
+"""What WSGI servers share: a right environ, and answers that end when the worker leaves."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from trapeze_backends.endless import may_end
+from trapeze_backends.worker import Worker
+
+__all__ = ["adapt_app", "host_and_port"]
+
+
+def host_and_port(sock: socket.socket) -> tuple[str, str]:
+    """Return SERVER_NAME and SERVER_PORT of a listener. A Unix socket has neither, and they may not be empty."""
+    if sock.family == socket.AF_UNIX:
+        return "localhost", "80"
+    name = sock.getsockname()
+    return str(name[0]), str(name[1])
+
+
+def adapt_app(app: Any, sock: socket.socket, worker: Worker, *, tell: bool = False, nameless: bool = False) -> Any:
+    """Return `app` with what servers get wrong in the environ put right, and with endless answers that end.
+
+    Args:
+        app: WSGI callable.
+        sock: the listener that its requests come from.
+        worker: the worker; once it leaves, answers without an end are ended.
+        tell: the server sends no `Connection: close` of its own while it drains.
+        nameless: what the server says of its peers is made up.
+    """
+    name, port = host_and_port(sock)
+    is_unix = sock.family == socket.AF_UNIX
+    multiprocess = worker.job.workers > 1
+
+    def adapted(environ: dict[str, Any], start_response: Any) -> Any:
+        environ["SERVER_NAME"] = name
+        environ["SERVER_PORT"] = port
+        environ["wsgi.multiprocess"] = multiprocess
+        if is_unix or nameless:
+            environ["REMOTE_ADDR"] = ""
+            if not is_unix:
+                environ["trapeze.nameless"] = True  # or it would be taken for a Unix peer, who is trusted more
+            environ.pop("REMOTE_PORT", None)
+            environ.pop("REMOTE_HOST", None)
+        return app(environ, start_response)
+
+    return _ending(_closing(adapted, worker) if tell else adapted, worker)
+
+
+def _closing(app: Any, worker: Worker) -> Any:
+    """While draining, tell the client that the connection closes; gevent then closes it, bjoern leaves it to him."""
+
+    def closing(environ: dict[str, Any], start_response: Any) -> Any:
+        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+            if worker.stopping:
+                headers = [*headers, ("Connection", "close")]
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        return app(environ, start)
+
+    return closing
+
+
+def _ending(app: Any, worker: Worker) -> Any:
+    """Answers without an end are ended when the worker leaves."""
+
+    def ending(environ: dict[str, Any], start_response: Any) -> Any:
+        noted: list[Any] = []
+
+        def start(status: str, headers: Any, *exc_info: Any) -> Any:
+            noted[:] = headers
+            return start_response(status, headers, *exc_info)
+
+        result = app(environ, start)
+        wrapper = environ.get("wsgi.file_wrapper")
+        return result if wrapper is not None and type(result) is wrapper else may_end(result, lambda: noted, worker)
+
+    return ending
