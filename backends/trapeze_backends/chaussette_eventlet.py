@@ -25,9 +25,9 @@ MAX_SIZE = 1024
 """Connections at a time; eventlet's default."""
 
 
-def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
-    options = {key: value for key, value in worker.job.options.items() if key != "backend"}
+    options = dict(worker.job.options)
     pool = eventlet.GreenPool(options.pop("max_size", MAX_SIZE))
     keepalive = worker.job.keepalive if worker.job.keepalive is not None else True
     connections: list[Any] = []

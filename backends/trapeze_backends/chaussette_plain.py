@@ -27,7 +27,7 @@ TIMEOUT = 10.0
 """Seconds a silent client may hold the worker, which serves nobody else meanwhile."""
 
 
-def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop; the request under way is finished."""
     timeout = worker.job.options.get("timeout", TIMEOUT)
     handler = type("Handler", (Handler,), {"timeout": timeout})

@@ -71,8 +71,12 @@ def field_problems(backend: Backend, job: Job) -> list[Problem]:
     for field in FIELDS:
         how, why = _answer(backend, field)
         if how == NO and is_set(job, field):
-            found.append(Problem(field, f"{backend.name} {why or 'has no such setting'}", "leave it out"))
+            found.append(Problem(field, f"{_title(backend)} {why or 'has no such setting'}", "leave it out"))
     return found
+
+
+def _title(backend: Backend) -> str:
+    return getattr(backend, "title", "") or backend.name
 
 
 def _answer(backend: Backend, field: str) -> tuple[str, str]:
@@ -89,4 +93,5 @@ def describe(backend: Backend) -> dict[str, Any]:
         "fields": {field: how for field, (how, _) in answers.items()},
         "why": {field: why for field, (how, why) in answers.items() if why},
         "lacks": dict(getattr(backend, "lacks", {})),
+        "note": getattr(backend, "note", ""),
     }

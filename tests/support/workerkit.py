@@ -118,6 +118,13 @@ BACKENDS = [
     _chaussette("geventwebsocket"),
     _chaussette("eventlet"),
     _chaussette("bjoern", concurrent=False),
+    Case("waitress", "waitress", {}),
+    Case("gevent", "gevent", {}),
+    Case("gevent-websocket", "gevent", {"websocket": True}),
+    Case("cheroot", "cheroot", {}),
+    Case("bjoern", "bjoern", {}, concurrent=False),
+    Case("werkzeug", "werkzeug", {}, keepalive=False),
+    Case("werkzeug-single", "werkzeug", {"threaded": False}, keepalive=False, concurrent=False),
 ]
 
 

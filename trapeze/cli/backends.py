@@ -105,5 +105,7 @@ def _judge(name: str, prefix: str, answers: list[dict[str, Any]]) -> Found:
             if problem["field"] != "interface"
         ]
     first = answers[0]
+    if first.get("note"):
+        notes.append(first["note"])
     version = str(first["version"])
     return Found(name, bool(version), version, interfaces, str(first["python"]), prefix, list(dict.fromkeys(notes)))

@@ -1,4 +1,4 @@
-"""chaussette's bjoern server: one C loop per process and listener, which can be stopped by SIGINT only.
+"""bjoern's server: one C loop per process and listener, which can be stopped by SIGINT only.
 
 While the loop sleeps no signal handler written in Python runs, so a thread reads signals from the wake-up descriptor.
 It turns the stop signal into the SIGINT that makes bjoern stop accepting, and closes connections that stay idle, since
@@ -17,9 +17,8 @@ import threading
 import time
 from typing import Any
 
-from chaussette.backend import _bjoern
+import bjoern
 
-from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.process import follow_parent
 from trapeze_backends.worker import Worker
@@ -28,7 +27,7 @@ from trapeze_backends.wsgi_common import adapt_app
 __all__ = ["run"]
 
 
-def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
     if len(sockets) > 1:
         _run_each(app, sockets, worker)
@@ -39,7 +38,6 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
 def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
     calls = [0, 0]
     watched = _watched(adapt_app(app, sock, worker, tell=True, nameless=sock.family == socket.AF_INET6), calls)
-    server = with_socket(_bjoern, _bjoern.Server, sock, watched, worker)
     read, write = os.pipe()
     os.set_blocking(write, False)
     for number in worker.graceful_signals | {signal.SIGQUIT}:
@@ -51,7 +49,7 @@ def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
     threading.Thread(target=_obey, args=(read, sock, worker, calls), name="signals", daemon=True).start()
     worker.ready()
     with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+        bjoern.server_run(sock, watched)
 
 
 def _watched(app: Any, calls: list[int]) -> Any:
