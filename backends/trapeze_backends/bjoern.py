@@ -19,12 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["BjoernBackend", "backend"]
 
 
+_PROXY = "put a proxy in front that refuses it, as nginx does"
+
+LACKS = {
+    "half_request": "bjoern refuses a head that comes in two pieces",
+    "pipelining": "bjoern mixes up the answers of requests that come at once",
+    "fast_stop": "bjoern keeps SIGINT for itself, and drains; SIGQUIT ends it at once",
+    "client_address": "bjoern knows IPv4 addresses only",
+    "repeated_headers": "bjoern joins them without a comma",
+    "length_and_chunked": "it keeps the connection after a request that has both: put a proxy in front",
+    "two_lengths": f"it takes one of them: {_PROXY}",
+    "space_before_colon": f"its parser strips the name: {_PROXY}",
+}
+
+
 class BjoernBackend(Backend):
     """WSGI; each worker serves one request at a time, and has a process for each of its sockets."""
 
     name = "bjoern"
     interfaces = frozenset({"wsgi"})
     fields = {"threads": "no: has no threads", "keepalive": "no: has no such setting"}
+    lacks = LACKS
 
     def version(self) -> str:
         """Version of bjoern."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from chaussette.backend import _eventlet
 from eventlet.green import socket as green_socket
 from eventlet.greenio import shutdown_safe
 
+from trapeze_backends.ambiguous import ambiguity
 from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
@@ -35,7 +37,9 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     for sock in sockets:
         green = green_socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         server = with_socket(_eventlet, Server, green, adapt_app(app, green, worker), worker)
-        server.setup(worker, pool, connections, keepalive=keepalive, log_output=False, **options)
+        options.setdefault("debug", False)  # its own default tells clients about the app's exceptions
+        options.setdefault("minimum_chunk_size", 1)  # its own waits for 4 KB, which is a long time for an event stream
+        server.setup(worker, pool, connections, keepalive=keepalive, log=_Log(), log_format="", **options)
         servers.append(server)
     wake = worker.wake_fd()
     acceptors = [eventlet.spawn(server.serve_forever) for server in servers]
@@ -55,6 +59,18 @@ def _beat(worker: Worker) -> None:
     while True:
         worker.beat()
         eventlet.sleep(worker.pulse)
+
+
+class _Log:
+    """Where eventlet says what it has to say: the app's exceptions go to stderr, and nothing else does."""
+
+    def info(self, text: str) -> None:
+        """A traceback; or a line of its access log, which is made empty."""
+        if text:
+            sys.stderr.write(f"{text.rstrip()}\n")
+
+    def debug(self, text: str) -> None:
+        """Each connection that it accepts."""
 
 
 class Server(_eventlet.Server):
@@ -97,10 +113,24 @@ class Protocol(eventlet.wsgi.HttpProtocol):
     """While draining, a connection closes after its answer; half a request is one that is under way."""
 
     def get_environ(self) -> Any:
-        """eventlet says HTTP/1.0 of every request."""
+        """eventlet says HTTP/1.0 of every request, and does not say that its input ends with the body."""
         environ = super().get_environ()
         environ["SERVER_PROTOCOL"] = self.request_version
+        environ["wsgi.input_terminated"] = True
+        environ["eventlet.headers_raw"] = environ.pop("headers_raw", ())  # names without a dot are CGI's, and texts
         return environ
+
+    def parse_request(self) -> bool:
+        """False if the request was refused."""
+        if not super().parse_request():
+            return False
+        reason = ambiguity(self.headers)
+        if reason:
+            self.send_error(400, f"The request has {reason}.")
+        return not reason
+
+    def log_error(self, *args: Any) -> None:
+        """A bad request is no error of ours."""
 
     def _read_request_line(self) -> Any:
         if self.rfile.closed:

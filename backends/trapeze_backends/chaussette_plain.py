@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler
 
 from chaussette.backend import _wsgiref
 
+from trapeze_backends.ambiguous import ambiguity
 from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app, host_and_port
@@ -99,6 +100,15 @@ class Handler(_wsgiref.ChaussetteHandler):
 
     def __init__(self, sock: socket.socket, address: Any, server: Any) -> None:
         WSGIRequestHandler.__init__(self, sock, address, server)
+
+    def parse_request(self) -> bool:
+        """False if the request was refused."""
+        if not super().parse_request():
+            return False
+        reason = ambiguity(self.headers)
+        if reason:
+            self.send_error(400, f"The request has {reason}.")
+        return not reason
 
     def address_string(self) -> str:
         """Without a look-up of names."""

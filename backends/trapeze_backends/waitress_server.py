@@ -8,6 +8,7 @@ from typing import Any
 
 import waitress.server
 from waitress import wasyncore
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from trapeze_backends.accepting import Room
@@ -137,6 +138,15 @@ def _unread(channel: Any) -> int:
     return unread_bytes(channel.socket.fileno()) if channel.socket is not None else 0
 
 
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    """waitress's, which does not mind a length beside chunks: what is behind may be another's idea of a request."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Both Content-Length and Transfer-Encoding are given")
+
+
 def _channel_class(worker: Worker, room: Room) -> type[Any]:
     class Task(WSGITask):  # type: ignore[misc]
         """While draining, answers say that the connection closes."""
@@ -147,9 +157,10 @@ def _channel_class(worker: Worker, room: Room) -> type[Any]:
             return bytes(super().build_response_header())
 
     class Channel(waitress.server.HTTPChannel):  # type: ignore[misc]
-        """waitress's, with that task."""
+        """waitress's, with that task and our parser."""
 
         task_class = Task
+        parser_class = _Parser
 
         def __init__(self, server: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(server, sock, *args, **kwargs)
