@@ -1,5 +1,5 @@
-"""How many requests a worker takes on: as many as it has threads. What it cannot serve stays in the queue of the socket,
-where a sibling may have time for it.
+"""How many requests a worker takes on: as many as it has threads. What it cannot serve stays in the queue of the
+socket, where a sibling may have time for it.
 
 Servers with a pool of threads accept what they can get, and let it wait in a queue of their own. Whoever wakes first
 takes a whole burst, and with kept connections that lasts.

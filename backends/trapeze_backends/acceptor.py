@@ -7,6 +7,7 @@ arrived is looked for before, and what the client may still have to send is wait
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -80,10 +81,8 @@ class Acceptor:
 
     def wake(self) -> None:
         """Have the loop go round. On any thread."""
-        try:
+        with contextlib.suppress(BlockingIOError):  # it is awake
             os.write(self._wake_write, b"w")
-        except BlockingIOError:
-            pass  # it is awake
 
     def keep(self, connection: Any) -> None:
         """Wait for the connection's next request. On any thread."""
@@ -244,7 +243,5 @@ class Acceptor:
 
 def _empty(fd: int) -> None:
     """Signals and wakings say no more than that they came."""
-    try:
+    with contextlib.suppress(BlockingIOError):
         os.read(fd, 4096)
-    except BlockingIOError:
-        pass

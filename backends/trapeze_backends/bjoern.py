@@ -24,7 +24,6 @@ _PROXY = "put a proxy in front that refuses it, as nginx does"
 LACKS = {
     "half_request": "bjoern refuses a head that comes in two pieces",
     "pipelining": "bjoern mixes up the answers of requests that come at once",
-    "fast_stop": "bjoern keeps SIGINT for itself, and drains; SIGQUIT ends it at once",
     "client_address": "bjoern knows IPv4 addresses only",
     "repeated_headers": "bjoern joins them without a comma",
     "length_and_chunked": "it keeps the connection after a request that has both: put a proxy in front",
@@ -46,13 +45,10 @@ class BjoernBackend(Backend):
         return version_of("bjoern")
 
     def check(self, job: Job) -> list[Problem]:
-        """Not installed; any option; a stop signal that bjoern keeps for itself."""
+        """Not installed; any option."""
         if not is_installed("bjoern"):
             return [Problem("backend", f"bjoern is not installed in {sys.prefix}", "pip install bjoern")]
-        problems = check_names(self.title or self.name, job.options, (), {})
-        if job.stop_signal == 2:
-            problems.append(Problem("stop_signal", "bjoern keeps SIGINT for itself", 'use "TERM"'))
-        return problems
+        return check_names(self.title or self.name, job.options, (), {})
 
     def preload(self, job: Job, interface: str) -> None:
         """The server."""

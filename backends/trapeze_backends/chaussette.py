@@ -139,14 +139,19 @@ class _Wsgiref(_Own):
     module = "trapeze_backends.chaussette_plain"
     kinds = {"timeout": float}
     fields = {"threads": "no: has no threads, waitress has", "keepalive": "no: closes after each answer"}
-    lacks = {"chunked_request": "wsgiref does not decode chunks"}
 
 
 class _Eventlet(_Own):
     """Green threads."""
 
     module = "trapeze_backends.chaussette_eventlet"
-    kinds = {"max_size": int, "socket_timeout": float, "minimum_chunk_size": int, "url_length_limit": int, "debug": bool}
+    kinds = {
+        "max_size": int,
+        "socket_timeout": float,
+        "minimum_chunk_size": int,
+        "url_length_limit": int,
+        "debug": bool,
+    }
     fields = {"threads": "no: has no threads, waitress has", "keepalive": "native"}
     lacks = {"length_and_chunked": "it reads sizes of chunks as Python reads numbers"}
 

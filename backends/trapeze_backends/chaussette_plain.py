@@ -16,6 +16,7 @@ from chaussette.backend import _wsgiref
 
 from trapeze_backends.ambiguous import ambiguity
 from trapeze_backends.chaussette_common import with_socket
+from trapeze_backends.chunks import dechunked
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app, host_and_port
 
@@ -98,6 +99,9 @@ class Server(_wsgiref.ChaussetteServer):
 class Handler(_wsgiref.ChaussetteHandler):
     """chaussette's replaces each client's address by 0.0.0.0."""
 
+    chunked: Any = None
+    rfile: Any
+
     def __init__(self, sock: socket.socket, address: Any, server: Any) -> None:
         WSGIRequestHandler.__init__(self, sock, address, server)
 
@@ -108,7 +112,17 @@ class Handler(_wsgiref.ChaussetteHandler):
         reason = ambiguity(self.headers)
         if reason:
             self.send_error(400, f"The request has {reason}.")
-        return not reason
+            return False
+        if "transfer-encoding" in self.headers:
+            self.chunked = self.rfile
+            self.rfile = dechunked(self.chunked)  # which is what the app is given to read from
+        return True
+
+    def get_environ(self) -> Any:
+        """The app may read up to the end, if there is one."""
+        environ = super().get_environ()
+        environ["wsgi.input_terminated"] = self.chunked is not None
+        return environ
 
     def address_string(self) -> str:
         """Without a look-up of names."""
@@ -118,6 +132,8 @@ class Handler(_wsgiref.ChaussetteHandler):
         """The client may have gone."""
         with contextlib.suppress(ConnectionError):
             super().finish()
+        if self.chunked is not None:
+            self.chunked.close()
 
     def log_message(self, *args: Any) -> None:
         """The access log is ours, and only where it is wanted."""

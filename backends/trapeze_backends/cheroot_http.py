@@ -3,35 +3,41 @@ refused, and no answer leaves bytes behind that would be taken for the next one'
 
 from __future__ import annotations
 
+from io import BufferedReader
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from cheroot import server as theirs
 from cheroot import wsgi
 
 from trapeze_backends.ambiguous import framing
+from trapeze_backends.chunks import BadChunks, Dechunked
 
 __all__ = ["Gateway", "Request"]
 
-SEVERAL = frozenset([b"Content-Length", b"Transfer-Encoding"])
 UNREAD = 65536
 """Bytes of a body in chunks that are read to keep the connection, when the app has not read them."""
 
 
-class _Headers(theirs.HeaderReader):  # type: ignore[misc]
-    """Keeps all values of the headers that say where a request ends."""
+class _Headers(theirs.HeaderReader):
+    """Keeps all values of a header that comes several times; cheroot's own keeps the last."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[bytes, bytes]] = []
+        self.found: dict[bytes, list[bytes]] = {}
 
     def __call__(self, rfile: Any, hdict: Any = None) -> Any:
-        return super().__call__(_Lines(rfile, self.found), hdict)
+        headers = super().__call__(_Lines(rfile, self.found), hdict)
+        for name, values in self.found.items():
+            if len(values) > 1 and name != b"Content-Length":
+                headers[name] = (b"; " if name == b"Cookie" else b", ").join(values)
+        return headers
 
 
 class _Lines:
     """The lines of a head as they come."""
 
-    def __init__(self, rfile: Any, found: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, rfile: Any, found: dict[bytes, list[bytes]]) -> None:
         self._rfile = rfile
         self._found = found
 
@@ -39,20 +45,20 @@ class _Lines:
         """One line.
 
         Raises:
-            ValueError: it is no header.
+            ValueError: it is no header. One that goes on with another line is none any more (RFC 9112, section 5.2).
         """
         line = bytes(self._rfile.readline())
         name, colon, value = line.partition(b":")
-        if not colon or line[:1] in (b" ", b"\t"):
-            return line  # the end, a continuation, or what they refuse
-        if name != name.strip() or not name:
+        if colon:
+            if name != name.strip() or not name:
+                raise ValueError("Illegal header line.")
+            self._found.setdefault(name.title(), []).append(value.strip())
+        elif line[:1] in (b" ", b"\t"):
             raise ValueError("Illegal header line.")
-        if name.title() in SEVERAL:
-            self._found.append((name.title(), value.strip()))
         return line
 
 
-class Request(theirs.HTTPRequest):  # type: ignore[misc]
+class Request(theirs.HTTPRequest):
     """One request and its answer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -63,10 +69,7 @@ class Request(theirs.HTTPRequest):  # type: ignore[misc]
         """False if the request was refused."""
         if not super().read_request_headers():
             return False
-        values: dict[bytes, list[str]] = {name: [] for name in SEVERAL}
-        for name, value in self.header_reader.found:
-            values[name].append(value.decode("latin-1"))
-        reason = framing(values[b"Content-Length"], values[b"Transfer-Encoding"])
+        reason = framing(self._said(b"Content-Length"), self._said(b"Transfer-Encoding"))
         if reason:
             self.simple_response("400 Bad Request", f"The request has {reason}.")
             return False
@@ -75,25 +78,14 @@ class Request(theirs.HTTPRequest):  # type: ignore[misc]
             self.close_connection = True
         return True
 
+    def _said(self, name: bytes) -> list[str]:
+        return [value.decode("latin-1") for value in self.header_reader.found.get(name, ())]
+
     def respond(self) -> None:
         """Have the app answer."""
         super().respond()
         if self.chunked_read and not self.close_connection:
-            self._end_body()
-
-    def _end_body(self) -> None:
-        """Read a body in chunks to its end, which cheroot leaves to the next request to find."""
-        body = self.rfile
-        try:
-            if not body.closed:
-                body.read(UNREAD)
-            if body.closed:
-                for _ in body.read_trailer_lines():
-                    pass
-                return
-        except ValueError:  # not well formed
-            pass
-        self.close_connection = True
+            self.close_connection = not self.rfile.end()
 
     def write(self, chunk: bytes) -> None:
         """Send a piece of the answer's body, if it may have one."""
@@ -101,8 +93,34 @@ class Request(theirs.HTTPRequest):  # type: ignore[misc]
             super().write(chunk)
 
 
-class Gateway(wsgi.Gateway_10):  # type: ignore[misc]
+class _Body(BufferedReader):
+    """A body in chunks; cheroot's own takes for sizes what others do not, and leaves its end to the next request."""
+
+    def __init__(self, file: Any, limit: int = 0) -> None:
+        self._chunks = Dechunked(file, limit)
+        super().__init__(self._chunks)
+
+    def end(self) -> bool:
+        """Read what the app has not; False if the connection is in no state to be kept."""
+        try:
+            self.read(UNREAD)
+        except BadChunks:
+            return False
+        return self._chunks.is_over
+
+
+theirs.ChunkedRFile = _Body
+
+
+class Gateway(wsgi.Gateway_10):
     """Calls the app."""
+
+    def get_environ(self) -> Any:
+        """Slashes that came as %2F are slashes; cheroot leaves them as they came."""
+        environ = super().get_environ()
+        if b"%2F" in self.req.path:
+            environ["PATH_INFO"] = unquote_to_bytes(urlsplit(self.req.uri).path).decode("latin-1")
+        return environ
 
     def respond(self) -> None:
         """An app that exits ends its request, and not a thread of the pool."""

@@ -79,7 +79,7 @@ class _Pool:
         return connection
 
 
-class _Connection(HTTPConnection):  # type: ignore[misc]
+class _Connection(HTTPConnection):
     """Closes so that its last answer arrives."""
 
     RequestHandlerClass = Request
@@ -97,11 +97,11 @@ class _Connection(HTTPConnection):  # type: ignore[misc]
             super().close()
 
 
-class _Server(wsgi.Server):  # type: ignore[misc]
+class _Server(wsgi.Server):
     """One for each socket; they share the threads."""
 
     ConnectionClass = _Connection
-    keep_alive_conn_limit = None
+    keep_alive_conn_limit: int | None = None
     worker: Worker
     acceptor: Acceptor
     patience: float

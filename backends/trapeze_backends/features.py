@@ -43,7 +43,6 @@ PROMISES = {
     "unread": "connections that were accepted and not read yet are answered before a worker leaves",
     "kept": "kept connections are told that they close, and idle ones stay open for drain_grace",
     "pipelining": "requests that come at once on one connection are answered in their order",
-    "fast_stop": "SIGINT and SIGQUIT end it at once",
     "half_request": "half a request is waited for when a worker leaves",
     "endless": "WebSockets and streams without an end are ended at drain_grace",
     "heartbeat": "a main loop that stands still is found",

@@ -1,4 +1,4 @@
-"""What is wrong with `options`: names that are not the server's to decide, that it does not know, values of another kind."""
+"""What is wrong with `options`: names that belong to the supervisor or that nobody knows, values of another kind."""
 
 from __future__ import annotations
 

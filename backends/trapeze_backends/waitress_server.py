@@ -67,7 +67,7 @@ def _settings(worker: Worker) -> dict[str, Any]:
     return settings
 
 
-class _Pool(ThreadedTaskDispatcher):  # type: ignore[misc]
+class _Pool(ThreadedTaskDispatcher):
     """waitress's threads; whoever waits for one is in the room."""
 
     def __init__(self, room: Room) -> None:
@@ -108,7 +108,7 @@ def _server_class(base: type[Any]) -> type[Any]:
     return Server
 
 
-class _Wake(wasyncore.file_dispatcher):  # type: ignore[misc]
+class _Wake(wasyncore.file_dispatcher):
     """Has poll() return when a signal has come."""
 
     def writable(self) -> bool:
@@ -138,7 +138,7 @@ def _unread(channel: Any) -> int:
     return unread_bytes(channel.socket.fileno()) if channel.socket is not None else 0
 
 
-class _Parser(HTTPRequestParser):  # type: ignore[misc]
+class _Parser(HTTPRequestParser):
     """waitress's, which does not mind a length beside chunks: what is behind may be another's idea of a request."""
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -148,7 +148,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
 
 
 def _channel_class(worker: Worker, room: Room) -> type[Any]:
-    class Task(WSGITask):  # type: ignore[misc]
+    class Task(WSGITask):
         """While draining, answers say that the connection closes."""
 
         def build_response_header(self) -> bytes:
@@ -156,7 +156,7 @@ def _channel_class(worker: Worker, room: Room) -> type[Any]:
                 self.request.headers["CONNECTION"] = "close"
             return bytes(super().build_response_header())
 
-    class Channel(waitress.server.HTTPChannel):  # type: ignore[misc]
+    class Channel(waitress.server.HTTPChannel):
         """waitress's, with that task and our parser."""
 
         task_class = Task

@@ -10,6 +10,7 @@ from typing import Any
 from trapeze_backends.accepting import Room
 from trapeze_backends.acceptor import Acceptor
 from trapeze_backends.ambiguous import ambiguity
+from trapeze_backends.chunks import dechunked
 from trapeze_backends.quick import quick_import
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app
@@ -29,8 +30,6 @@ ANY_NUMBER = 1_000_000
 def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
     options = worker.job.options
-    if worker.job.index == 0:
-        print("werkzeug is a server for development: use another one in production", file=sys.stderr, flush=True)
     if options.get("debugger"):
         app = _debugged(app, options.get("evalex", False))
     threaded = options.get("threaded", True)
@@ -101,12 +100,22 @@ class _Handler(serving.WSGIRequestHandler):
             self.send_error(400, f"The request has {reason}.")
         return not reason
 
+    def make_environ(self) -> Any:
+        """With all of CGI's variables as texts."""
+        environ = super().make_environ()
+        environ["REMOTE_PORT"] = str(environ["REMOTE_PORT"])
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            environ["wsgi.input"] = dechunked(self.rfile)  # theirs knows no extensions and no trailers
+        return environ
+
     def log(self, *args: Any) -> None:
         """The access log is ours, and only where it is wanted. Errors of the app do not come this way."""
 
 
 class _Server(serving.BaseWSGIServer):
     """On a socket that is bound already."""
+
+    socket: Any
 
     def __init__(self, sock: socket.socket, app: Any, room: Room) -> None:
         is_unix = sock.family == socket.AF_UNIX
@@ -119,7 +128,7 @@ class _Server(serving.BaseWSGIServer):
         if is_unix:
             self.server_address = ("localhost", 80)
 
-    def connect(self, client: socket.socket, address: Any) -> _Connection:
+    def connect(self, client: Any, address: Any) -> _Connection:
         """A connection that was accepted."""
         return _Connection(self, client, address)
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.server import Listener
 from tests.support.wait import until
-from tests.support.workerkit import BACKENDS, Case, Connection, WorkerProcess, gone, lacks
+from tests.support.workerkit import BACKENDS, Case, Connection, WorkerProcess, gone
 
 Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]
@@ -201,8 +201,6 @@ worker.process.wait()
 @every_server
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT], ids=["INT", "QUIT"])
 def test_fast_stop_waits_for_nobody(case: Case, signum: int, worker: Spawn, connect: Connect, tcp: Make) -> None:
-    if lacks(case, "fast_stop") and signum == signal.SIGINT:
-        pytest.skip(lacks(case, "fast_stop"))
     listener = tcp()
     process = start(worker, case, [listener])
     kept = connect(listener)
