@@ -69,7 +69,7 @@ def _catch_signals(worker: Worker, stop: Any) -> None:
 
 def _base_handler(websocket: bool) -> type[Any]:
     if websocket:
-        from geventwebsocket.handler import WebSocketHandler
+        from trapeze_backends.gevent_websocket import WebSocketHandler
 
         return WebSocketHandler  # type: ignore[no-any-return]
     return gevent.pywsgi.WSGIHandler  # type: ignore[no-any-return]
@@ -147,7 +147,7 @@ def _close_websocket(handler: Any, sock: Any) -> None:
     if handler.closed_since is None:
         handler.closed_since = now
         # By itself: a client that reads nothing must not hold up the others.
-        gevent.spawn(handler.websocket.close, 1012, b"service restart")
+        gevent.spawn(handler.websocket.say_goodbye, 1012, b"service restart")
     elif now >= handler.closed_since + GOODBYE:
         _end_reading(sock)
 

@@ -25,11 +25,13 @@ class Case(NamedTuple):
     """One request at a time in each worker, and no connections kept."""
     split: bool = False
     """Answers come from children of the worker."""
+    closes: bool = False
+    """It closes each connection after its answer."""
 
     @property
     def keeps(self) -> bool:
         """Does it take `keepalive`? (bjoern keeps connections for as long as the client likes.)"""
-        return not self.single and not self.split
+        return not self.single and not self.split and not self.closes
 
 
 def _gunicorn(kind: str, **more: object) -> Case:
@@ -55,6 +57,11 @@ CASES = (
     _chaussette("geventwebsocket", "geventwebsocket"),
     _chaussette("eventlet", "eventlet"),
     _chaussette("bjoern", "bjoern", split=True),
+    Case("waitress", "waitress", modules=("waitress",)),
+    Case("gevent", "gevent", modules=("gevent",)),
+    Case("cheroot", "cheroot", modules=("cheroot",)),
+    Case("bjoern", "bjoern", modules=("bjoern",), split=True),
+    Case("werkzeug", "werkzeug", modules=("werkzeug",), closes=True),
 )
 
 

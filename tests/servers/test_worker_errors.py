@@ -181,6 +181,17 @@ def test_interface_that_the_server_does_not_speak(
         ("chaussette", {"options": {"backend": "gevent", "x": 1}}, "options.x: chaussette's gevent has no such"),
         ("chaussette", {"options": {"listen": "*:1"}}, "options.listen: waitress's listen has no place here"),
         ("chaussette", {"options": {"backend": "wsgiref"}, "threads": 2}, "threads: chaussette's wsgiref has no"),
+        (
+            "chaussette",
+            {"options": {"backend": "wsgiref"}, "keepalive": 1},
+            "keepalive: chaussette's wsgiref closes after each answer",
+        ),
+        (
+            "chaussette",
+            {"options": {"backend": "bjoern"}, "keepalive": 1},
+            "keepalive: chaussette's bjoern has no such",
+        ),
+        ("chaussette", {"options": {"backend": "gevent"}, "threads": 1}, "threads: chaussette's gevent has no threads"),
         ("nosuch", {}, "unknown backend 'nosuch'"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.server import Listener
 from tests.support.wait import until
-from tests.support.workerkit import BACKENDS, Case, Connection, WorkerProcess, gone
+from tests.support.workerkit import BACKENDS, Case, Connection, WorkerProcess
 
 Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]
@@ -265,18 +265,3 @@ def test_stop_gives_up_a_little_before_the_supervisor_would(worker: Spawn, conne
     process.stop()
     assert process.wait() == 0, process.output
     assert "lifespan shutdown" in process.output
-
-
-def test_bjoern_with_two_sockets_leaves_no_process(worker: Spawn, connect: Connect, tcp: Make, unix: Make) -> None:
-    both = [tcp(), unix()]
-    process = worker(both, backend="chaussette", options={"backend": "bjoern"})
-    process.ready()
-    pid = process.process.pid
-    helpers = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    assert len(helpers) == 2
-    for listener in both:
-        assert connect(listener).get()[0] == 200
-    process.stop()
-    assert process.wait() == 0
-    for helper in helpers:
-        gone(helper)
