@@ -9,6 +9,7 @@ from pathlib import Path
 from trapeze.conformance import facts, http, leaving
 from trapeze.conformance.smuggling import smuggling
 from trapeze.conformance.stage import Result, Stage, Subject
+from trapeze.conformance.wire import Broken
 from trapeze.conformance.worker import Failure
 
 __all__ = ["SCENES", "judge", "play", "run"]
@@ -41,8 +42,10 @@ def play(scene: str, subject: Subject) -> list[Result]:
         stage = Stage(subject, Path(directory))
         try:
             SCENES[scene](stage)
-        except Failure as failure:
+        except (Failure, Broken) as failure:
             stage.results.append(Result(f"{scene}: the worker", "", str(failure)))
+        except (OSError, ValueError, KeyError) as error:
+            stage.results.append(Result(f"{scene}: the worker", "", f"{type(error).__name__}: {error}"))
         finally:
             stage.clear()
         return stage.results
