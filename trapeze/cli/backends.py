@@ -99,7 +99,7 @@ def _test(where: Environment, name: str, interface: str | None, options: tuple[s
         raise TrapezeError(f"{name} serves {' and '.join(known.interfaces)}, and the checks are of wsgi and asgi")
     results, failed = [], 0
     for each in chosen:
-        for result in run(Subject(name, each, where.python, parse_options(options), known.lacks)):
+        for result in run(Subject(name, each, where.python, parse_options(options), known.speaks, known.lacks)):
             verdict = judge(result, known.lacks)
             failed += verdict == "FAILED"
             results.append({"interface": each, **result._asdict(), "verdict": verdict})

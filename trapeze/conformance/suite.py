@@ -9,6 +9,7 @@ from pathlib import Path
 from trapeze.conformance import facts, http, leaving
 from trapeze.conformance.smuggling import smuggling
 from trapeze.conformance.stage import Result, Stage, Subject
+from trapeze.conformance.websocket import websocket
 from trapeze.conformance.wire import Broken
 from trapeze.conformance.worker import Failure
 
@@ -32,6 +33,7 @@ SCENES: Mapping[str, Callable[[Stage], None]] = {
     "kept": leaving.kept,
     "queue": leaving.queue,
     "streams": leaving.streams,
+    "websocket": websocket,
 }
 """Each starts its own workers, and checks several things of them."""
 
