@@ -39,7 +39,8 @@ def adapt_app(app: Any, sock: socket.socket, worker: Worker, *, tell: bool = Fal
         environ["SERVER_PORT"] = port
         environ["wsgi.multiprocess"] = multiprocess
         environ["wsgi.errors"] = sys.stderr
-        environ.setdefault("QUERY_STRING", "")  # PEP 3333 lets it be absent, and apps do not expect that
+        environ.setdefault("QUERY_STRING", "")  # PEP 3333 lets these be absent, and apps do not expect that
+        environ.setdefault("SCRIPT_NAME", "")
         if is_unix or nameless:
             environ["REMOTE_ADDR"] = ""
             if not is_unix:

@@ -5,6 +5,7 @@
     stage.py     where checks run, and what they find
     http.py      requests and answers      facts.py     what the app is told
     leaving.py   starting and stopping     smuggling.py   requests that mean two things
+    websocket.py
     suite.py     all of them
     served/      the app that they are run with, in the backend's own interpreter
 

@@ -21,7 +21,7 @@ class Facts:
         is_wsgi = "wsgi.version" in raw
         get = raw.get
         self.scheme: str = raw["wsgi.url_scheme"] if is_wsgi else raw["scheme"]
-        self.root: str = raw["SCRIPT_NAME"] if is_wsgi else get("root_path", "")
+        self.root: str = get("SCRIPT_NAME", "") if is_wsgi else get("root_path", "")
         self.query: str = raw["QUERY_STRING"] if is_wsgi else raw["query_string"]
         client, server = get("client") or ["", 0], get("server") or ["", None]
         self.client: str = get("REMOTE_ADDR", "") if is_wsgi else str(client[0])
@@ -136,5 +136,5 @@ def mounted(stage: Stage) -> None:
     for path in ("/shop/facts", "/facts"):
         with stage.check(f"root_path, asked for {path}"):
             facts = ask(door, path)
-            where = facts.raw["path"] if stage.asgi else facts.raw["SCRIPT_NAME"] + facts.raw["PATH_INFO"]
+            where = facts.raw["path"] if stage.asgi else facts.root + facts.raw["PATH_INFO"]
             expect((facts.root, where) == ("/shop", "/shop/facts"), f"root and path are {facts.root!r}, {where!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ class Subject(NamedTuple):
     interface: str
     python: str
     options: Mapping[str, Any]
+    speaks: Collection[str]
+    """What it says it speaks beyond HTTP/1.1."""
     lacks: Mapping[str, str]
     """Promises that it says it cannot keep, each with the reason."""
 

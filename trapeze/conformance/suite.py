@@ -9,6 +9,8 @@ from pathlib import Path
 from trapeze.conformance import facts, http, leaving
 from trapeze.conformance.smuggling import smuggling
 from trapeze.conformance.stage import Result, Stage, Subject
+from trapeze.conformance.websocket import websocket
+from trapeze.conformance.wire import Broken
 from trapeze.conformance.worker import Failure
 
 __all__ = ["SCENES", "judge", "play", "run"]
@@ -31,6 +33,7 @@ SCENES: Mapping[str, Callable[[Stage], None]] = {
     "kept": leaving.kept,
     "queue": leaving.queue,
     "streams": leaving.streams,
+    "websocket": websocket,
 }
 """Each starts its own workers, and checks several things of them."""
 
@@ -41,8 +44,10 @@ def play(scene: str, subject: Subject) -> list[Result]:
         stage = Stage(subject, Path(directory))
         try:
             SCENES[scene](stage)
-        except Failure as failure:
+        except (Failure, Broken) as failure:
             stage.results.append(Result(f"{scene}: the worker", "", str(failure)))
+        except (OSError, ValueError, KeyError) as error:
+            stage.results.append(Result(f"{scene}: the worker", "", f"{type(error).__name__}: {error}"))
         finally:
             stage.clear()
         return stage.results

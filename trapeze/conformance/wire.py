@@ -122,6 +122,17 @@ class Connection:
             raise Broken("the connection ended without an answer" if not line else f"it ended within {line!r}")
         return line.rstrip(b"\r\n").decode("latin-1")
 
+    def read(self, size: int) -> bytes:
+        """So many bytes of what is no HTTP any more.
+
+        Raises:
+            Broken: the connection ended before.
+        """
+        data = self._stream.read(size)
+        if len(data) != size:
+            raise Broken("the connection ended")
+        return data
+
     def is_closed(self) -> bool:
         """Wait for the other side to close; False when it sends something instead, or stays."""
         try:
