@@ -19,10 +19,14 @@ BUILT_IN = {
     "gunicorn": "trapeze_backends.gunicorn",
     "uvicorn": "trapeze_backends.uvicorn",
     "chaussette": "trapeze_backends.chaussette",
+    "hypercorn": "trapeze_backends.hypercorn",
+    "daphne": "trapeze_backends.daphne",
+    "aiohttp": "trapeze_backends.aiohttp",
+    "tornado": "trapeze_backends.tornado",
 }
 """The same as our own entry points say: reading those would cost every worker 30 ms."""
 
-AUTO = {"wsgi": "gunicorn", "asgi": "uvicorn"}
+AUTO = {"wsgi": "gunicorn", "asgi": "uvicorn", "aiohttp": "aiohttp", "tornado": "tornado"}
 
 
 def auto(interface: str) -> str:
