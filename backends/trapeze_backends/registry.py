@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trapeze_backends.contract import Backend
 
-__all__ = ["BUILT_IN", "ENTRY_POINTS", "auto", "get"]
+__all__ = ["AUTO", "BUILT_IN", "ENTRY_POINTS", "auto", "get"]
 
 ENTRY_POINTS = "trapeze.backends"
 """Group of entry points: name = "package.module:Class"; what is named is called without arguments."""

@@ -103,6 +103,10 @@ async def asgi(scope, receive, send):
 async def disconnect(receive):
     while (await receive())["type"] != "http.disconnect":
         pass
+
+def __getattr__(name):
+    import nativeapp
+    return nativeapp.make(name, asgi)
 """
 
 MORE = [
@@ -110,7 +114,7 @@ MORE = [
     Case("uvicorn-asyncio-httptools", "uvicorn", {"loop": "asyncio"}, interface="asgi"),
 ]
 ALL = [*BACKENDS, *MORE]
-ASGI = [case for case in ALL if case.interface == "asgi"]
+LOOPS = [case for case in ALL if case.interface != "wsgi"]
 KEEPING = [case for case in ALL if case.keepalive]
 
 
@@ -163,7 +167,7 @@ def test_events_end_at_the_grace(case: Case, start: Make, connect: Connect) -> N
 
 
 @pytest.mark.parametrize("path", ["/silent", "/deaf"])
-@pytest.mark.parametrize("case", ASGI, ids=str)
+@pytest.mark.parametrize("case", LOOPS, ids=str)
 def test_silent_events_end_too(case: Case, path: str, start: Make, connect: Connect) -> None:
     process, listener = start(case)
     client = connect(listener)

@@ -29,7 +29,7 @@ from trapeze_backends.registry import BUILT_IN
 print("\\n".join(dict.fromkeys([*BUILT_IN, *names])))
 """
 
-INTERFACES = ("wsgi", "asgi")
+INTERFACES = ("wsgi", "asgi", "aiohttp", "tornado")
 
 
 class Found(NamedTuple):
@@ -60,7 +60,7 @@ def backends(venv: str | None, as_json: bool) -> int:
     rows = [("NAME", "INSTALLED", "VERSION", "INTERFACES", "PYTHON", "NOTES")]
     for each in found:
         installed = "yes" if each.installed else "no"
-        served = ", ".join(each.interfaces).upper()
+        served = ", ".join(name.upper() if name in ("wsgi", "asgi") else name for name in each.interfaces)
         rows.append((each.name, installed, each.version or "-", served, each.python, "; ".join(each.notes)))
     click.echo(aligned(rows))
     return 0
