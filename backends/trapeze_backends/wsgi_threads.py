@@ -7,6 +7,7 @@ return) once, at the end; of others piece by piece, and the thread waits until t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sys
 import threading
@@ -112,19 +113,27 @@ async def respond(pool: Pool, app: Any, environ: dict[str, Any], sink: Sink) -> 
     call = _Call(app, environ, sink)
     try:
         body = await pool.submit(call.run)
-        if not sink.started:
-            await sink.start(call.status, _with_length(call, body, environ))
-        if body:
-            await sink.write(body)
-        await sink.finish()
+        try:
+            if not sink.started:
+                await sink.start(call.status, _with_length(call, body, environ))
+            if body:
+                await sink.write(body)
+            await sink.finish()
+        except OSError as error:
+            raise _Gone from error
     except _Gone:
         sink.abort()
     except Exception as error:
         traceback.print_exception(type(error), error, error.__traceback__)
-        if sink.started:
-            sink.abort()
-            return
-        text = b"Internal Server Error"
+        await _failed(sink)
+
+
+async def _failed(sink: Sink) -> None:
+    if sink.started:
+        sink.abort()
+        return
+    text = b"Internal Server Error"
+    with contextlib.suppress(OSError):
         await sink.start("500 " + text.decode(), [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
         await sink.write(text)
         await sink.finish()
@@ -203,7 +212,7 @@ class _Call:
             await self._sink.start(self.status, self.headers)
         try:
             await self._sink.write(piece)
-        except Exception as error:
+        except OSError as error:
             raise _Gone from error
 
 
