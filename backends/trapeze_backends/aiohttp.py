@@ -40,8 +40,19 @@ OWNED = {
 """Arguments of `web.run_app` that belong to the supervisor, each with the reason."""
 
 OPTIONS = frozenset(
-    ["auto_decompress", "handler_cancellation", "keepalive_timeout", "lingering_time", "loop", "max_field_size"]
-    + ["max_headers", "max_line_size", "read_bufsize", "tcp_keepalive", "timeout_ceil_threshold"]
+    (
+        "auto_decompress",
+        "handler_cancellation",
+        "keepalive_timeout",
+        "lingering_time",
+        "loop",
+        "max_field_size",
+        "max_headers",
+        "max_line_size",
+        "read_bufsize",
+        "tcp_keepalive",
+        "timeout_ceil_threshold",
+    )
 )
 LOOPS = ("auto", "asyncio", "uvloop")
 
@@ -74,7 +85,7 @@ class AiohttpBackend(Backend):
             elif name == "loop" and value not in LOOPS:
                 problems.append(Problem("options.loop", f"expected one of {', '.join(LOOPS)}, got {value!r}"))
             elif name == "loop" and value == "uvloop" and not is_installed("uvloop"):
-                problems.append(Problem("options.loop", f"uvloop is not installed in {sys.prefix}", "pip install uvloop"))
+                problems.append(Problem("options.loop", "uvloop is not installed", "pip install uvloop"))
         return problems
 
     def preload(self, job: Job, interface: str) -> None:

@@ -1,8 +1,8 @@
 """How an aiohttp worker leaves.
 
-What was accepted is served, with `Connection: close`. At `drain_grace` the app's `on_shutdown` is called, which is where
-aiohttp has apps close what goes on and on; then WebSockets are closed with 1012 (service restart), answers without an
-end (`endless`) are ended, and so are connections on which nothing has come.
+What was accepted is served, with `Connection: close`. At `drain_grace` the app's `on_shutdown` is called, which is
+where aiohttp has apps close what goes on and on; then WebSockets are closed with 1012 (service restart), answers
+without an end (`endless`) are ended, and so are connections on which nothing has come.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def drain(runner: Runner, worker: Worker) -> None:
         if waited >= job.drain_grace:
             ending.have_shut_down(runner)
             for connection in connections:
-                ending.look(connection)  # type: ignore[arg-type]
+                ending.look(connection)
             ending.cancel_deaf()
         await asyncio.sleep(TICK)
 
@@ -93,7 +93,7 @@ async def _shut_down(runner: Runner) -> None:
 
 
 def _end(connection: Handler, answer: Any) -> None:
-    """An orderly end for the client: the last chunk, then the end of the connection, which the app's next write finds."""
+    """An orderly end for the client: the last chunk, then the end of the connection. The app's next write finds it."""
     transport, writer = connection.transport, answer._payload_writer
     if transport is None:
         return

@@ -36,9 +36,20 @@ OWNED = {
 """Arguments of daphne's Server that belong to the supervisor, each with the reason."""
 
 OPTIONS = frozenset(
-    ["application_close_timeout", "http_timeout", "ping_interval", "ping_timeout", "request_buffer_size", "server_name"]
-    + ["verbosity", "websocket_connect_timeout", "websocket_handshake_timeout", "websocket_max_frame_size"]
-    + ["websocket_max_message_size", "websocket_timeout"]
+    (
+        "application_close_timeout",
+        "http_timeout",
+        "ping_interval",
+        "ping_timeout",
+        "request_buffer_size",
+        "server_name",
+        "verbosity",
+        "websocket_connect_timeout",
+        "websocket_handshake_timeout",
+        "websocket_max_frame_size",
+        "websocket_max_message_size",
+        "websocket_timeout",
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""WSGI or ASGI, or an app of a server of its own? Told by looking at the app, never by calling it and never by its name in the configuration.
+"""WSGI or ASGI, or an app of one server? Told by looking at the app, never by calling it and never by its name.
 
 Sees through partials, bound methods, decorators (`__wrapped__`), classes and instances. Where nothing can be told, the
 answer is "unknown" and the user is asked to say `interface`.

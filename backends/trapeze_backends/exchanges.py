@@ -95,7 +95,18 @@ class Exchanges:
 class Exchange:
     """One request, or one WebSocket."""
 
-    __slots__ = ("_accepted", "_ended", "_head", "_inside", "_receive", "_send", "_tells", "_websocket", "_worker", "task")
+    __slots__ = (
+        "_accepted",
+        "_ended",
+        "_head",
+        "_inside",
+        "_receive",
+        "_send",
+        "_tells",
+        "_websocket",
+        "_worker",
+        "task",
+    )
 
     def __init__(self, scope: Any, receive: Any, send: Any, worker: Worker) -> None:
         self.task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
@@ -144,13 +155,18 @@ class Exchange:
         try:
             return await self._receive()
         except asyncio.CancelledError:
-            if not self._ended:
+            if not self._is_ours():
                 raise
-            if self._inside is not None and hasattr(self._inside, "uncancel"):  # Python 3.11 counts them
-                self._inside.uncancel()
             return self._gone()
         finally:
             self._inside = None
+
+    def _is_ours(self) -> bool:
+        """Is it `end` that has cancelled what waits in `receive`?"""
+        uncancel = getattr(asyncio.current_task(), "uncancel", None)  # Python 3.11 counts them
+        if self._ended and uncancel is not None:
+            uncancel()
+        return self._ended
 
     def _gone(self) -> dict[str, Any]:
         return {"type": "websocket.disconnect", "code": RESTART} if self._websocket else {"type": "http.disconnect"}

@@ -1,7 +1,7 @@
 """hypercorn's protocols on inherited sockets, with a drain that loses nothing.
 
 Stock hypercorn closes idle connections the moment it is told to stop, promises on answers that the connection is kept
-and closes it then, and resets new HTTP/2 streams. Its wrapper for WSGI apps collects nothing-but-empty answers to a 500.
+and closes it then, and resets new HTTP/2 streams. Its wrapper for WSGI apps makes a 500 of an answer without a body.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from trapeze_backends.unixnames import unix_names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from trapeze_backends.contract import Job
     from trapeze_backends.worker import Worker
@@ -86,7 +85,7 @@ class _Server:
         if worker.interface == "asgi":
             await self.lifespan.start()
             await worker.check_health(self.app, self.lifespan.state)
-        hypercorn.protocol.H2Protocol = _H2  # type: ignore[misc]
+        hypercorn.protocol.H2Protocol = _H2
         acceptor = self._acceptor()
         if not worker.stopping:
             acceptor.start()
@@ -126,7 +125,7 @@ class _Server:
             loop = asyncio.get_running_loop()
             task: Any = asyncio.current_task()
             app = _Wrapped(self.apps[place])
-            made = _Connection(app, loop, self.config, self.context, self.lifespan.state, reader, writer)  # type: ignore[arg-type]
+            made = _Connection(app, loop, self.config, self.context, self.lifespan.state, reader, writer)
             self.connections[task] = made
             try:
                 await made
@@ -183,7 +182,8 @@ class _Connection(TCPServer):
     def is_idle(self) -> bool:
         """Nothing of a request has come, or waits to be read."""
         speaks = self._speaks()
-        if speaks is None or getattr(self.reader, "_buffer", b"") or unread(self.writer):
+        waiting: Any = getattr(self.reader, "_buffer", None)
+        if speaks is None or waiting or unread(self.writer):
             return False
         if isinstance(speaks, H2Protocol):
             return not speaks.streams
@@ -231,13 +231,13 @@ class _H2(H2Protocol):
     of all others that are under way: h2's own GOAWAY allows no answer afterwards."""
 
     def __init__(self, app: Any, config: Config, *more: Any, **named: Any) -> None:
-        super().__init__(app, _Unlimited(config), *more, **named)  # type: ignore[arg-type]
+        super().__init__(app, _Unlimited(config), *more, **named)
         self._limit = config.keep_alive_max_requests
 
     @property
     def is_spent(self) -> bool:
         """Has it had its number of requests?"""
-        return self.keep_alive_requests >= self._limit
+        return bool(self.keep_alive_requests >= self._limit)
 
 
 class _Unlimited:

@@ -1,7 +1,7 @@
 """tornado's own server, for tornado's own apps and for WSGI apps in threads, on inherited sockets.
 
-Stock tornado has no stop but cutting everything. Its WSGIContainer collects each answer to its end before the first byte
-of it is sent, and a WSGI app that fails leaves its client without an answer.
+Stock tornado has no stop but cutting everything. Its WSGIContainer collects each answer to its end before the first
+byte of it is sent, and a WSGI app that fails leaves its client without an answer.
 """
 
 from __future__ import annotations
@@ -32,8 +32,16 @@ OWNED = {
 """Arguments of `HTTPServer` that belong to the supervisor, each with the reason."""
 
 OPTIONS = frozenset(
-    ["no_keep_alive", "decompress_request", "chunk_size", "max_header_size", "idle_connection_timeout", "body_timeout"]
-    + ["max_body_size", "max_buffer_size"]
+    (
+        "body_timeout",
+        "chunk_size",
+        "decompress_request",
+        "idle_connection_timeout",
+        "max_body_size",
+        "max_buffer_size",
+        "max_header_size",
+        "no_keep_alive",
+    )
 )
 
 THREADS = "tornado serves its own apps by an event loop, not by threads"

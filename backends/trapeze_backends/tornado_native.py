@@ -44,7 +44,7 @@ def make_doors(app: Any, sockets: list[socket.socket], worker: Worker, trust: Tr
     doors: list[Door] = []
     for _ in sockets:
         door = _Native.make(app, worker)
-        door.trust, door.watch = trust, watch  # type: ignore[attr-defined]
+        door.trust, door.watch = trust, watch
         doors.append(door)
     _note_websockets()
     return doors
@@ -60,7 +60,8 @@ def _stop_autoreload() -> None:
 
 def _mount(app: Any, prefix: str) -> None:
     """Have the app's routes found behind a prefix, whether the proxy passes that on or strips it."""
-    find, reverse = app.find_handler, getattr(app, "reverse_url", None)
+    find: Any = app.find_handler
+    reverse: Any = getattr(app, "reverse_url", None)
 
     def find_handler(request: Any, **more: Any) -> Any:
         if request.path == prefix or request.path.startswith(prefix + "/"):
@@ -93,8 +94,8 @@ def _note_websockets() -> None:
         self.request.connection.door.websockets.discard(self)
         closed(self, *args)
 
-    websocket.WebSocketHandler.get_websocket_protocol = get_websocket_protocol  # type: ignore[method-assign]
-    websocket.WebSocketHandler.on_ws_connection_close = on_ws_connection_close  # type: ignore[method-assign]
+    websocket.WebSocketHandler.get_websocket_protocol = get_websocket_protocol
+    websocket.WebSocketHandler.on_ws_connection_close = on_ws_connection_close
 
 
 class _Native(Door):
@@ -114,8 +115,8 @@ class _Message(HTTPMessageDelegate):
         self.inner = inner
         self.connection = connection
         self.door = door
-        self.data_received = inner.data_received  # type: ignore[method-assign]
-        self.finish = inner.finish  # type: ignore[method-assign]
+        self.data_received = inner.data_received
+        self.finish = inner.finish
 
     def headers_received(self, start_line: Any, headers: Any) -> Any:
         door, connection = self.door, self.connection
@@ -160,7 +161,7 @@ class _Watch:
         self.is_on = bool(self._meter or self._log)
         if self.is_on:
             _Watched.watch = self
-            tornado.http1connection.HTTP1Connection = _Watched  # type: ignore[misc]
+            tornado.http1connection.HTTP1Connection = _Watched
 
     def begin(self, connection: Any, start_line: Any, headers: Any) -> None:
         """The head of a request has come."""
@@ -231,7 +232,7 @@ async def check_health(door: Door, worker: Worker) -> None:
     async def serve_one(sock: socket.socket) -> Asked:
         door.take(sock, "")
         for connection in door._connections:
-            connection.stream.is_asked = True  # type: ignore[attr-defined]
+            connection.stream.is_asked = True
         return asked
 
     with _overheard(asked):
@@ -257,10 +258,10 @@ def _overheard(asked: Asked) -> Iterator[None]:
         else:
             asked.error = value
 
-    web.RequestHandler._execute = _execute  # type: ignore[method-assign]
-    web.RequestHandler.log_exception = note  # type: ignore[method-assign]
+    web.RequestHandler._execute = _execute
+    web.RequestHandler.log_exception = note
     try:
         yield
     finally:
-        web.RequestHandler._execute = execute  # type: ignore[method-assign]
-        web.RequestHandler.log_exception = log_exception  # type: ignore[method-assign]
+        web.RequestHandler._execute = execute
+        web.RequestHandler.log_exception = log_exception

@@ -43,22 +43,23 @@ def _loop(is_forked: bool) -> asyncio.AbstractEventLoop:
     """The loop that the app has scheduled things on while it was imported, if it has; not one from before a fork,
     which is shared with all others that were forked."""
     if IOLoop._ioloop_for_asyncio and not is_forked:
-        current = IOLoop.current(instance=False)
-        if current is not None and not current.asyncio_loop.is_closed():  # type: ignore[attr-defined]
-            return current.asyncio_loop  # type: ignore[attr-defined, no-any-return]
+        current: Any = IOLoop.current(instance=False)
+        if current is not None and not current.asyncio_loop.is_closed():
+            made: asyncio.AbstractEventLoop = current.asyncio_loop
+            return made
     return asyncio.new_event_loop()
 
 
 async def _main(app: Any, sockets: list[socket.socket], worker: Worker, trust: Trust) -> None:
     asked = asyncio.Event()
     catch_signals(worker, asked.set)
-    tornado.http1connection.HTTP1Connection = Connection  # type: ignore[misc]
+    tornado.http1connection.HTTP1Connection = Connection
     Connection.worker = worker
     pool: Any = None
     if worker.interface == "wsgi":
-        from trapeze_backends.tornado_wsgi import make_doors
+        from trapeze_backends.tornado_wsgi import make_wsgi_doors
 
-        pool, doors = make_doors(app, sockets, worker)
+        pool, doors = make_wsgi_doors(app, sockets, worker)
     else:
         from trapeze_backends.tornado_native import check_health, make_doors
 
@@ -152,7 +153,7 @@ class Connection(tornado.http1connection.HTTP1Connection):
         stream = self.stream
         if self.has_begun or stream is None or stream.closed():
             return False
-        return not stream._read_buffer_size and not unread_bytes(stream.fileno())  # type: ignore[arg-type]
+        return not stream._read_buffer_size and not unread_bytes(stream.fileno())
 
     def read_response(self, delegate: Any) -> Any:
         """Read the request. tornado would also run one that has come behind an answer which said that the connection

@@ -1,4 +1,4 @@
-"""WSGI apps on tornado: its WSGIContainer sends nothing before an answer is there as a whole, and an error as nothing."""
+"""WSGI apps on tornado: its WSGIContainer sends nothing before an answer is whole, and nothing at all of an error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app
 from trapeze_backends.wsgi_threads import THREADS, Pool, Sink, make_environ, respond
 
-__all__ = ["make_doors"]
+__all__ = ["make_wsgi_doors"]
 
 
-def make_doors(app: Any, sockets: list[socket.socket], worker: Worker) -> tuple[Pool, list[Door]]:
+def make_wsgi_doors(app: Any, sockets: list[socket.socket], worker: Worker) -> tuple[Pool, list[Door]]:
     """Return the pool, and tornado's servers for the listeners."""
     pool = Pool(worker.job.threads or THREADS)
     return pool, [Door.make(_Callback(adapt_app(app, sock, worker), pool), worker) for sock in sockets]

@@ -1,4 +1,4 @@
-"""WSGI apps in the threads of a server that is an event loop: what its own wrapper collects to the end is streamed here.
+"""WSGI apps in the threads of a server that is an event loop: what its own wrapper collects to the end is streamed.
 
 The loop hands each request to a thread and is told of the answer: of one that is whole (a list, which is what most apps
 return) once, at the end; of others piece by piece, and the thread waits until the client has taken each.

@@ -6,6 +6,7 @@ So that one test holds for all servers, whatever kind of app they run. It is cop
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import unquote
@@ -115,10 +116,8 @@ class _AiohttpExchange:
         if not self.is_read:
             self.is_read = True
             return {"type": "http.request", "body": await self.request.read(), "more_body": False}
-        try:
+        with contextlib.suppress(asyncio.CancelledError):  # how aiohttp tells a handler
             await self.gone.wait()
-        except asyncio.CancelledError:  # how aiohttp tells a handler
-            pass
         return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
@@ -168,69 +167,26 @@ async def _aiohttp_websocket(asgi: Any, scope: Any, request: Any, web: Any) -> A
 
 def tornado_app(asgi: Any) -> Any:
     """A `tornado.web.Application`."""
-    from tornado import iostream, routing, web, websocket
-
-    def scope_of(request: Any) -> Any:
-        target = request.uri.partition("?")[0]
-        scope = _scope(
-            "http",
-            request,
-            path=unquote(target),
-            root_path=target.removesuffix(request.path),
-            target=request.uri,
-            sockname=request.connection.stream.socket.getsockname(),
-            # 0.0.0.0 is what tornado says of who has no address
-            peer=_peer(request.remote_ip.replace("0.0.0.0", ""), request.connection.stream.socket.getpeername()),
-        )
-        scope["scheme"] = request.protocol
-        return scope
+    from tornado import routing, web, websocket
 
     class Handler(web.RequestHandler):
-        async def any(self, *args: str) -> None:
-            self.gone = asyncio.Event()
-            self.is_read = False
-            await asgi(scope_of(self.request), self.receive, self.send)
+        async def answer(self, *args: str) -> None:
+            self.exchange = _TornadoExchange(self)
+            await asgi(_tornado_scope(self.request), self.exchange.receive, self.exchange.send)
 
-        get = post = put = delete = head = patch = options = any  # type: ignore[assignment]
+        get = post = put = delete = head = patch = options = answer
 
         def compute_etag(self) -> None:
             """No digest of each answer."""
 
-        async def receive(self) -> Any:
-            if not self.is_read:
-                self.is_read = True
-                return {"type": "http.request", "body": self.request.body, "more_body": False}
-            try:
-                await self.gone.wait()
-            except asyncio.CancelledError:
-                pass
-            return {"type": "http.disconnect"}
-
-        async def send(self, message: Any) -> None:
-            if message["type"] == "http.response.start":
-                self.set_status(message["status"])
-                for name, value in message["headers"]:
-                    self.set_header(name.decode(), value.decode())
-                return
-            try:
-                self.write(message.get("body", b""))
-                if message.get("more_body"):
-                    await self.flush()
-                else:
-                    await self.finish()
-            except iostream.StreamClosedError:
-                self.gone.set()
-
         def on_connection_close(self) -> None:
-            self.gone.set()
+            self.exchange.gone.set()
 
     class WebSocket(websocket.WebSocketHandler):
-        def initialize(self) -> None:
-            self.messages: asyncio.Queue[Any] = asyncio.Queue()
-
         def open(self, *args: str) -> None:
+            self.messages: asyncio.Queue[Any] = asyncio.Queue()
             self.messages.put_nowait({"type": "websocket.connect"})
-            scope = {**scope_of_websocket(self.request), "type": "websocket"}
+            scope = {"type": "websocket", "path": self.request.path, "headers": []}
             self.task = asyncio.ensure_future(asgi(scope, self.messages.get, self.send))
 
         async def send(self, message: Any) -> None:
@@ -243,11 +199,56 @@ def tornado_app(asgi: Any) -> Any:
         def on_close(self) -> None:
             self.messages.put_nowait({"type": "websocket.disconnect", "code": self.close_code})
 
-    def scope_of_websocket(request: Any) -> Any:
-        return {"path": request.path, "query_string": request.query.encode(), "headers": []}
-
     class Upgrade(routing.Matcher):
         def match(self, request: Any) -> Any:
             return {} if request.headers.get("Upgrade", "").lower() == "websocket" else None
 
-    return web.Application([(Upgrade(), WebSocket), (r"(/.*)", Handler)])  # type: ignore[list-item]
+    return web.Application([(Upgrade(), WebSocket), (r"(/.*)", Handler)])
+
+
+def _tornado_scope(request: Any) -> Any:
+    target = request.uri.partition("?")[0]
+    sock = request.connection.stream.socket
+    scope = _scope(
+        "http",
+        request,
+        path=unquote(target),
+        root_path=target.removesuffix(request.path),
+        target=request.uri,
+        sockname=sock.getsockname(),
+        # 0.0.0.0 is what tornado says of who has no address
+        peer=_peer(request.remote_ip.replace("0.0.0.0", ""), sock.getpeername()),
+    )
+    scope["scheme"] = request.protocol
+    return scope
+
+
+class _TornadoExchange:
+    """A request of a RequestHandler."""
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+        self.gone = asyncio.Event()
+        self.is_read = False
+
+    async def receive(self) -> Any:
+        if not self.is_read:
+            self.is_read = True
+            return {"type": "http.request", "body": self.handler.request.body, "more_body": False}
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        from tornado.iostream import StreamClosedError
+
+        if message["type"] == "http.response.start":
+            self.handler.set_status(message["status"])
+            for name, value in message["headers"]:
+                self.handler.set_header(name.decode(), value.decode())
+            return
+        try:
+            self.handler.write(message.get("body", b""))
+            await (self.handler.flush() if message.get("more_body") else self.handler.finish())
+        except StreamClosedError:
+            self.gone.set()
