@@ -160,7 +160,8 @@ class Backend:
     note: str = ""
     """What its users have to know before they choose it, in one line."""
     interfaces: frozenset[str] = frozenset()
-    """What it serves: "wsgi", "asgi" or both. An ASGI app always arrives as ASGI 3."""
+    """What it serves: "wsgi", "asgi" or both; an ASGI app always arrives as ASGI 3. Or the interface of one server,
+    "aiohttp" or "tornado": then it does by itself what is otherwise done around the app."""
     speaks: frozenset[str] = frozenset()
     """Beyond HTTP/1.1: "websocket", "http2"."""
     fields: Mapping[str, str] = {}
@@ -201,7 +202,7 @@ class Backend:
         """Serve until the worker is asked to stop, drain, and return.
 
         Args:
-            app: WSGI callable or ASGI 3 application, see `worker.interface`.
+            app: WSGI callable, ASGI 3 application, or an app of the server's own; see `worker.interface`.
             sockets: listening and non-blocking, one per address. Never make one blocking: the flag belongs to the
                 open file description, which all workers and the supervisor share.
             worker: call `worker.ready()` once, when connections are accepted.

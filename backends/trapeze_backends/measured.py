@@ -87,6 +87,34 @@ class Meter:
         self._board.small[FLAGS] |= FULL | KNOWS_IN_FLIGHT
         return self._wsgi(app) if interface == "wsgi" else self._asgi(app)
 
+    def timed(self) -> tuple[Callable[[], float], Callable[[float, int], None]]:
+        """For servers whose requests are no calls of an app: what is to be called when one begins, and, with what that
+        has returned and the status, when its answer is over."""
+        self._board.small[FLAGS] |= FULL | KNOWS_IN_FLIGHT
+        starts, first, times, small = self._starts, self._first, self._board.times, self._board.small
+        finish = self._finisher()
+
+        def begin() -> float:
+            begun = monotonic()
+            starts[begun] = None
+            if first[0]:
+                small[IN_FLIGHT] = len(starts)
+            else:
+                first[0] = times[OLDEST] = begun
+            return begun
+
+        return begin, lambda begun, status: finish(begun, _place(status))
+
+    def counted(self) -> tuple[Callable[[], float], Callable[[float, int], None]]:
+        """The same, for counting alone."""
+        begun = self._begun
+
+        def begin() -> float:
+            begun[0] += 1
+            return 0.0
+
+        return begin, lambda begun, status: None
+
     def _finisher(self) -> Callable[[float, int], None]:
         """Return what is called at the end of each request; a closure finds its things faster than a method."""
         starts, classes, exponents, first = self._starts, self._classes, self._exponents, self._first

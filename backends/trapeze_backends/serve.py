@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trapeze_backends.contract import Backend, Job
     from trapeze_backends.notify import Notifier
 
-__all__ = ["Loaded", "choose_interface", "import_app", "prepared_backend", "run", "serve"]
+__all__ = ["Loaded", "choose_interface", "import_app", "prepared_backend", "run", "serve", "spelt"]
 
 
 class Loaded:
@@ -67,7 +67,7 @@ def import_app(job: Job) -> Loaded:
         backend = prepared_backend(job)
     assert backend is not None
     if interface not in backend.interfaces:
-        served = " and ".join(sorted(backend.interfaces)).upper()
+        served = " and ".join(spelt(each) for each in sorted(backend.interfaces))
         raise StartError(
             f"{job.app} is {_article(interface)} app and {backend.name} serves {served} only",
             hint=f'backend = "{registry.auto(interface)}" serves it',
@@ -89,17 +89,8 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
     worker.holds(sockets)
     if job.after_fork:
         call_hook("after_fork", job.after_fork, job.app_dir)
-    if job.root_path:
-        from trapeze_backends.mounted import mounted
-
-        app = mounted(app, interface, job.root_path)
-    if interface == "wsgi":
-        worker.check_wsgi_health(app)
-    if job.access_log:
-        from trapeze_backends.accesslog import logged
-
-        app = logged(app, interface)
-    app = proxied(worker.measure(app), interface, trusted_by(job, backend))
+    if interface in ("wsgi", "asgi"):
+        app = _wrapped(app, worker, trusted_by(job, backend))
     try:
         backend.run(app, sockets, worker)
         if worker.is_ready:
@@ -111,6 +102,22 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
         raise failure(f"{backend.name} failed", error) from None
     if not worker.is_ready and not worker.stopping:
         raise StartError(f"{backend.name} ended before it accepted connections")
+
+
+def _wrapped(app: Any, worker: Worker, trusted: list[str]) -> Any:
+    """What is done around every WSGI and ASGI app. For apps of one server that server's backend does it."""
+    job, interface = worker.job, worker.interface
+    if job.root_path:
+        from trapeze_backends.mounted import mounted
+
+        app = mounted(app, interface, job.root_path)
+    if interface == "wsgi":
+        worker.check_wsgi_health(app)
+    if job.access_log:
+        from trapeze_backends.accesslog import logged
+
+        app = logged(app, interface)
+    return proxied(worker.measure(app), interface, trusted)
 
 
 def prepared_backend(job: Job) -> Backend | None:
@@ -136,7 +143,7 @@ def prepared_backend(job: Job) -> Backend | None:
 
 
 def choose_interface(app: Any, job: Job) -> tuple[Any, str]:
-    """Return the app, made and wrapped as need be, and what it speaks: "wsgi" or "asgi".
+    """Return the app, made and wrapped as need be, and what it speaks: "wsgi", "asgi", "aiohttp" or "tornado".
 
     Raises:
         StartError: that cannot be told, or no backend speaks it.
@@ -148,13 +155,22 @@ def choose_interface(app: Any, job: Job) -> tuple[Any, str]:
             print(text, file=sys.stderr, flush=True)
         app = call_factory(app, job.app)
         kind = detect(app)
-    if job.interface != "auto":
+    if job.interface in ("wsgi", "asgi"):
         kind = "wsgi" if job.interface == "wsgi" else "asgi2" if kind == "asgi2" else "asgi3"
+    elif job.interface != "auto" and kind != job.interface:
+        raise _another(app, kind, job)
     if kind == "asgi2":
         return _single(app), "asgi"
     if kind in ("asgi3", "wsgi"):
         return app, kind[:4]
+    if kind in ("aiohttp", "tornado"):
+        return app, kind
     raise _cannot_tell(app, kind, job)
+
+
+def _another(app: Any, kind: str, job: Job) -> StartError:
+    hint = "does it make the app? factory = true" if kind == "factory" else 'interface = "auto" looks at it'
+    return StartError(f"{job.app} is no {job.interface} app, it is {type(app).__name__}", hint=hint)
 
 
 def _cannot_tell(app: Any, kind: str, job: Job) -> StartError:
@@ -163,10 +179,15 @@ def _cannot_tell(app: Any, kind: str, job: Job) -> StartError:
         return StartError(
             f"{job.app} is no app: {type(app).__name__} cannot be called", hint='name the app itself: "module:object"'
         )
-    if package in ("aiohttp", "tornado", "twisted"):
+    if package == "twisted":
         return StartError(
             f"{job.app} is a {package} app, which speaks neither WSGI nor ASGI",
             hint=f"run it by {package}'s own server, as a command with {{fd:{job.service}}}",
+        )
+    if package in ("aiohttp", "tornado"):
+        return StartError(
+            f"{job.app} is {type(app).__name__} of {package}, and no app of it",
+            hint="name the object of aiohttp.web.Application or tornado.web.Application",
         )
     if kind == "rsgi":
         return StartError(f"{job.app} is an RSGI app, which no backend here serves")
@@ -182,8 +203,13 @@ def _single(app: Any) -> Any:
     return asgi3
 
 
+def spelt(interface: str) -> str:
+    """Return the name of an interface as people write it."""
+    return interface.upper() if interface in ("wsgi", "asgi") else interface
+
+
 def _article(interface: str) -> str:
-    return "an ASGI" if interface == "asgi" else "a WSGI"
+    return f"{'an' if interface[0] == 'a' else 'a'} {spelt(interface)}"
 
 
 def _adopt(job: Job) -> list[socket.socket]:

@@ -36,7 +36,7 @@ class Worker:
 
     Attributes:
         job: what was asked for.
-        interface: "wsgi" or "asgi", as it was found or said.
+        interface: "wsgi", "asgi", "aiohttp" or "tornado", as it was found or said.
         stopping: it was asked to leave: accept no more, finish what was accepted, return from `run`.
         grace_ends: when idle connections and endless answers are to be closed, monotonic seconds.
     """
@@ -188,6 +188,12 @@ class Worker:
         if self.job.max_requests:
             return Meter(self._board).count(app, self.interface)
         return app
+
+    def meter(self) -> tuple[Callable[[], float], Callable[[float, int], None]] | None:
+        """The same for servers whose requests are no calls of an app; see `Meter.timed`. None if nothing is counted."""
+        if self.job.board and self.job.board.get("full"):
+            return Meter(self._board).timed()
+        return Meter(self._board).counted() if self.job.max_requests else None
 
     @property
     def pulse(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -95,8 +96,15 @@ async def asgi(scope, receive, send):
     await send({"type": "http.response.start", "status": 200,
                 "headers": [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
+
+def __getattr__(name):
+    """The same as an app of aiohttp or tornado, made when somebody asks for it."""
+    import nativeapp
+    return nativeapp.make(name, asgi)
 '''
-"""The app that conformance tests run, once as WSGI and once as ASGI."""
+"""The app that conformance tests run, as WSGI and as ASGI, and as an app of each server that has its own kind."""
+
+NATIVE = ROOT / "tests" / "support" / "apps" / "nativeapp.py"
 
 
 class Case(NamedTuple):
@@ -128,6 +136,14 @@ BACKENDS = [
     Case("gunicorn-asgi", "gunicorn", {}, interface="asgi"),
     Case("uvicorn-uvloop", "uvicorn", {}, interface="asgi"),
     Case("uvicorn-asyncio-h11", "uvicorn", {"loop": "asyncio", "http": "h11"}, interface="asgi"),
+    Case("hypercorn-uvloop", "hypercorn", {}, interface="asgi"),
+    Case("hypercorn-asyncio", "hypercorn", {"worker_class": "asyncio"}, interface="asgi"),
+    Case("hypercorn-wsgi", "hypercorn", {}),
+    Case("daphne", "daphne", {}, interface="asgi"),
+    Case("aiohttp-uvloop", "aiohttp", {}, interface="aiohttp"),
+    Case("aiohttp-asyncio", "aiohttp", {"loop": "asyncio"}, interface="aiohttp"),
+    Case("tornado", "tornado", {}, interface="tornado"),
+    Case("tornado-wsgi", "tornado", {}),
     _chaussette("wsgiref", keepalive=False, concurrent=False),
     _chaussette("waitress"),
     _chaussette("gevent"),
@@ -205,6 +221,7 @@ class WorkerProcess(Talking):
         app = directory / "workerapp.py"
         if not app.exists():
             app.write_text(APP)
+            shutil.copy(NATIVE, directory)
         self.directory = directory
         self.python = python
         self.listeners = list(listeners)

@@ -41,6 +41,16 @@ THIRD_PARTY = {
     "chaussette_plain.py": {"chaussette"},
     "chaussette_eventlet.py": {"eventlet", "chaussette"},
     "green.py": {"eventlet"},
+    "hypercorn.py": {"hypercorn"},
+    "hypercorn_server.py": {"hypercorn", "h11"},
+    "hypercorn_wsgi.py": {"hypercorn"},
+    "daphne_server.py": {"daphne", "twisted"},
+    "aiohttp_server.py": {"aiohttp", "yarl"},
+    "aiohttp_drain.py": {"aiohttp"},
+    "tornado_server.py": {"tornado"},
+    "tornado_native.py": {"tornado"},
+    "tornado_wsgi.py": {"tornado"},
+    "loops.py": {"uvloop"},
     "warm.py": {"django"},
 }
 """Each file imports the server that it adapts, and no other package."""

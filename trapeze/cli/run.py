@@ -55,7 +55,11 @@ Examples:
 @click.option("--backend", metavar="NAME", help="auto, gunicorn, uvicorn, chaussette...; default auto.")
 @click.option("--app-dir", metavar="DIR", help="Import the app from here; default: the current directory.")
 @click.option("--factory", is_flag=True, default=None, help="APP is a function that makes the app.")
-@click.option("--interface", type=click.Choice(["auto", "wsgi", "asgi"]), help="What APP speaks; default: look at it.")
+@click.option(
+    "--interface",
+    type=click.Choice(["auto", "wsgi", "asgi", "aiohttp", "tornado"]),
+    help="What APP speaks; default: look at it.",
+)
 @click.option("--venv", metavar="DIR", help="Virtual environment that runs the app.")
 @click.option("--python", metavar="PATH", help="Interpreter that runs the app, without a virtual environment.")
 @click.option(
