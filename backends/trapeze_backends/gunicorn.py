@@ -14,7 +14,14 @@ import time
 from trapeze_backends.contract import Backend, Problem, StartError
 from trapeze_backends.gunicorn_accept import accept_when_free
 from trapeze_backends.gunicorn_drain import adapt_gevent, adapt_sync, adapt_threads, ending_app
-from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, last_line, make_config
+from trapeze_backends.gunicorn_settings import (
+    GREEN,
+    check_options,
+    interface_of,
+    last_line,
+    make_config,
+    what_it_lacks,
+)
 from trapeze_backends.installed import is_installed, version_of
 from trapeze_backends.quick import quick_import
 from trapeze_backends.unixnames import name_of, naming_app
@@ -133,7 +140,7 @@ class GunicornBackend(Backend):
         try:
             return config.worker_class  # type: ignore[no-any-return]
         except Exception as error:  # RuntimeError of its own, ImportError, whatever a plugin raises
-            hint = ""
+            hint = (what_it_lacks(name) or ("", ""))[1] if isinstance(name, str) else ""
             if name == "asgi":
                 hint = f'gunicorn {self.version()} has no asgi workers: backend = "uvicorn", or a newer gunicorn'
             reason = f"gunicorn cannot load the worker class {name!r}: {last_line(error)}"

@@ -24,7 +24,7 @@ from trapeze_backends.unixnames import naming_app
 )
 def test_on_a_unix_socket(host: str | None, scheme: str, expected: tuple[str, str]) -> None:
     seen: dict[str, Any] = {}
-    app = naming_app(lambda environ, start_response: seen.update(environ) or [])
+    app = naming_app(lambda environ, start_response: seen.update(environ))
     with socket.socket(socket.AF_UNIX) as sock:
         environ = {"gunicorn.socket": sock, "wsgi.url_scheme": scheme, "SERVER_NAME": "0", "SERVER_PORT": "118"}
         app({**environ, **({} if host is None else {"HTTP_HOST": host})}, None)
@@ -34,7 +34,7 @@ def test_on_a_unix_socket(host: str | None, scheme: str, expected: tuple[str, st
 
 def test_tcp_is_left_as_it_is() -> None:
     seen: dict[str, Any] = {}
-    app = naming_app(lambda environ, start_response: seen.update(environ) or [])
+    app = naming_app(lambda environ, start_response: seen.update(environ))
     with socket.socket(socket.AF_INET) as sock:
         app({"gunicorn.socket": sock, "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "8000", "HTTP_HOST": "a:1"}, None)
 
