@@ -16,7 +16,7 @@ from trapeze.errors import ConfigError, Problem
 from trapeze.limits import INFINITY, limit_names, rlimit_pairs
 from trapeze.problems import join
 from trapeze.resolve import split
-from trapeze.spec import ServiceSpec, SocketSpec
+from trapeze.spec import ControlSpec, ServiceSpec, SocketSpec
 
 __all__ = ["Account", "account", "examine", "find_program"]
 
@@ -47,9 +47,7 @@ def examine(resolved: Resolved, environ: Mapping[str, str] | None = None) -> lis
     """Everything that would fail on this machine, sockets first. `environ` is what services start from (os.environ)."""
     environ = os.environ if environ is None else environ
     found: list[tuple[str, _Found]] = []
-    group = resolved.config.control.group
-    if group is not None:
-        found += [("control", problem) for problem in _group("group", group)]
+    found += [("control", problem) for problem in _control(resolved.config.control, environ)]
     for name, socket in resolved.config.sockets.items():
         found += [(join("sockets", name), problem) for problem in _socket(socket)]
     for name, service in resolved.config.services.items():
@@ -104,6 +102,25 @@ def _group(field: str, group: str) -> Iterator[_Found]:
     elif os.geteuid() != 0 and gid not in (os.getegid(), *os.getgroups()):
         hint = f"add the user to {group}, or start trapeze as root"
         yield _Found(field, f'this user is not in group "{group}" and cannot give it away', hint)
+
+
+def _control(spec: ControlSpec, environ: Mapping[str, str]) -> Iterator[_Found]:
+    """Whom the control socket is opened to has to get at it: `runtime` makes some directories for us alone."""
+    field = "group" if spec.group is not None else "mode"
+    if spec.group is not None:
+        yield from _group("group", spec.group)
+    elif not int(spec.mode, 8) & 0o077:
+        return
+    directory = environ.get("TRAPEZE_RUNTIME_DIR")
+    if not directory and os.geteuid() != 0:
+        reason = "does nothing here: the runtime directory of a user who is not root is private"
+        yield _Found(field, reason, "set TRAPEZE_RUNTIME_DIR to a directory that both may enter, for clients as well")
+    elif directory and os.path.isdir(directory):
+        found = os.stat(directory)
+        entered = 0o011 if spec.group is not None and found.st_gid == _gid(spec.group) else 0o001
+        if not found.st_mode & entered:
+            hint = f"chmod o+x {directory}"
+            yield _Found(field, f"does nothing here: others may not enter the runtime directory {directory}", hint)
 
 
 def _socket(spec: SocketSpec) -> Iterator[_Found]:
