@@ -312,6 +312,27 @@ def test_check_warns_of_a_socket_that_an_app_and_a_command_have(here: Path) -> N
     assert warning["path"] == "services.more.socket"
 
 
+@pytest.mark.parametrize("verb", [("status",), ("reload",), ("events",), ("upgrade",), ("shutdown",), ("stop", "x")])
+def test_errors_as_json(verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    """Data like all other answers, with the exit code that the words have."""
+    monkeypatch.setenv("TRAPEZE_RUNTIME_DIR", str(here))
+
+    code, out, err = told(invoke(*verb, "--json", "--name", "nobody"))
+
+    assert (code, err) == (3, "")
+    assert json.loads(out)["code"] == "not_running"
+    assert told(invoke(*verb, "--name", "nobody"))[:2] == (3, "")
+
+
+def test_config_errors_as_json(here: Path) -> None:
+    (here / "trapeze.toml").write_text('[services.web]\ncomand = "x"\n')
+
+    code, out, err = told(invoke("config", "--json"))
+
+    assert (code, err) == (2, "")
+    assert json.loads(out)["problems"][0]["path"] == "services.web.comand"
+
+
 def test_check_asks_the_app_s_interpreter(here: Path) -> None:
     (here / "trapeze.toml").write_text('[sockets.web]\nbind = ":8000"\n[services.web]\napp = "nowhere:app"\n')
     code, out, err = told(invoke("check"))
