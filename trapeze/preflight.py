@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from trapeze.addresses import Unix, parse
 from trapeze.config import Resolved
 from trapeze.envfile import OURS, service_environment
@@ -155,8 +157,10 @@ def _service(spec: ServiceSpec, directory: str, environ: Mapping[str, str]) -> I
         env = service_environment(spec, directory, environ)
     except ConfigError as error:
         yield from (_Found("env_file", str(problem)) for problem in error.problems)
-        env = None
-    if env is not None:
+        # The programs all the same, so that all problems show at once; of variables the files may have had any.
+        env = service_environment(replace(spec, env_file=[]), directory, environ)
+        yield from (found for found in _programs(spec, spec.cwd or directory, env) if "{env:" not in found.hint)
+    else:
         yield from _programs(spec, spec.cwd or directory, env)
     yield from _limits(spec)
     yield from _prelude(spec)

@@ -230,6 +230,16 @@ def test_directories(here: Path) -> None:
     ]
 
 
+def test_programs_beside_a_wrong_env_file(here: Path) -> None:
+    """All problems at once; but a variable that the file may have is not called missing."""
+    gone = f"flag: services.a.env_file: {here}/gone: cannot be read: no such file or directory"
+
+    file, program = said(service(command="nosuchprogram --x", env_file="gone"))
+    assert file == gone
+    assert program.startswith('flag: services.a.command: the program "nosuchprogram" is not on the PATH')
+    assert said(service(pre_start="{env:TOOLS}/tool", env_file="gone")) == [gone]
+
+
 def test_env_files(here: Path) -> None:
     Path("bad").write_text("A=1\nhunter2\n")
     Path("bad").chmod(0o644)
