@@ -285,8 +285,8 @@ class Supervisor:
         try:
             return service.processes[id]
         except KeyError:
-            known = ", ".join(str(known) for known in service.processes)
-            raise UnknownName(f"{service.name} has no process {id}", hint=f"processes: {known}") from None
+            known = ", ".join(f"#{worker.id} [{worker.index}]" for worker in service.workers()) or "none"
+            raise UnknownName(f"{service.name} has no process #{id}", hint=f"processes: {known}") from None
 
     # ---- what readers get ----
 
