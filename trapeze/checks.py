@@ -78,7 +78,7 @@ def shared_with_apps(config: Config) -> Iterator[tuple[str, str]]:
     users = {socket: name for name, spec in config.services.items() if spec.app is not None for socket in spec.sockets}
     for name, spec in config.services.items():
         for socket in spec.sockets if spec.app is None else ():
-            if socket in users:
+            if socket in users and socket in config.sockets:
                 reason = f'the app "{users[socket]}" accepts there too, and keeps the socket non-blocking'
                 yield join(join("services", name), "socket"), reason
 
