@@ -51,7 +51,7 @@ def examine(resolved: Resolved, environ: Mapping[str, str] | None = None) -> lis
     found: list[tuple[str, _Found]] = []
     found += [("control", problem) for problem in _control(resolved.config.control, environ)]
     for name, socket in resolved.config.sockets.items():
-        found += [(join("sockets", name), problem) for problem in _socket(socket)]
+        found += [(join("sockets", name), problem) for problem in _socket(socket, environ)]
     for name, service in resolved.config.services.items():
         path = join("services", name)
         found += [(path, problem) for problem in _service(service, resolved.directory, environ)]
@@ -125,7 +125,7 @@ def _control(spec: ControlSpec, environ: Mapping[str, str]) -> Iterator[_Found]:
             yield _Found(field, f"does nothing here: others may not enter the runtime directory {directory}", hint)
 
 
-def _socket(spec: SocketSpec) -> Iterator[_Found]:
+def _socket(spec: SocketSpec, environ: Mapping[str, str]) -> Iterator[_Found]:
     if spec.owner is not None:
         yield from _user("owner", spec.owner)
     if spec.group is not None:
@@ -138,6 +138,16 @@ def _socket(spec: SocketSpec) -> Iterator[_Found]:
             continue
         if isinstance(address, Unix):
             yield from _socket_directory(address.path)
+            yield from _not_an_instance(address.path, environ)
+
+
+def _not_an_instance(path: str, environ: Mapping[str, str]) -> Iterator[_Found]:
+    """What is called NAME.sock in a runtime directory is an instance to all clients; see `runtime`."""
+    places = {os.path.realpath(place) for place in ("/run/trapeze", environ.get("TRAPEZE_RUNTIME_DIR")) if place}
+    name, ending = os.path.splitext(os.path.basename(path))
+    if ending == ".sock" and os.path.realpath(os.path.dirname(path)) in places:
+        reason = f'unix:{path}: in that directory it would be taken for the control socket of an instance "{name}"'
+        yield _Found("bind", reason, "choose another directory")
 
 
 def _socket_directory(path: str) -> Iterator[_Found]:

@@ -230,6 +230,17 @@ def test_directories(here: Path) -> None:
     ]
 
 
+def test_socket_that_would_be_taken_for_an_instance(here: Path) -> None:
+    """`trapeze status` would say that two of them are running."""
+    environ = {"PATH": "/bin", "TRAPEZE_RUNTIME_DIR": str(here)}
+
+    (problem,) = said(socket(bind=f"unix:{here}/web.sock"), environ)
+    assert problem.startswith(f"flag: sockets.s.bind: unix:{here}/web.sock: in that directory it would be taken for")
+    assert problem.endswith('instance "web", choose another directory')
+    assert said(socket(bind=f"unix:{here}/web.socket"), environ) == []
+    assert said(socket(bind=f"unix:{here}/web.sock")) == []
+
+
 def test_programs_beside_a_wrong_env_file(here: Path) -> None:
     """All problems at once; but a variable that the file may have is not called missing."""
     gone = f"flag: services.a.env_file: {here}/gone: cannot be read: no such file or directory"
