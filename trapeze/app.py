@@ -98,8 +98,8 @@ def _early_signals() -> Iterator[_Early]:
         yield found
     finally:
         for signum, handler in before.items():
-            # We are leaving, and the exit code says how it went: nobody may make a 0 of it any more.
-            signal.signal(signum, early.ignore if handler is early.leave else handler)
+            # We are leaving, and the exit code says how it went. Python's own end takes handlers back, not SIG_IGN.
+            signal.signal(signum, signal.SIG_IGN if handler in (early.leave, early.ignore) else handler)
 
 
 @contextlib.contextmanager
