@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from trapeze import takeover, verify
+from trapeze import early, takeover, verify
 from trapeze.config import Resolved
 from trapeze.errors import ConfigError
 from trapeze.preflight import examine
@@ -38,12 +38,12 @@ def run(load: Callable[[], Resolved], *, keep_going: bool = False) -> int:
             from trapeze import foreground
         memfd, kind = taken
         return foreground.probe(memfd) if kind == "probe" else foreground.resume(load, memfd, kind, keep_going)
-    with _early_signals() as early, contextlib.ExitStack() as undo:
+    with _early_signals() as started, contextlib.ExitStack() as undo:
         resolved = load()
         problems = examine(resolved)
         if problems:
             raise ConfigError(problems)
-        with early.postponed():
+        with started.postponed():
             checks = verify.begin(resolved)
             undo.callback(lambda: verify.cancel(checks))
             claimed = claim(resolved.config.name, resolved.config.control)
@@ -91,16 +91,15 @@ class _Early:
 
 @contextlib.contextmanager
 def _early_signals() -> Iterator[_Early]:
-    early = _Early()
-    before = {signum: signal.signal(signum, early.leave) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
-    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
-        # Nothing is there yet to reload or reopen; by default they would end us.
-        before[signum] = signal.signal(signum, lambda *_: None)
+    found = _Early()
+    before = {signum: signal.signal(signum, found.leave) for signum in early.ENDING}
+    before |= {signum: signal.signal(signum, early.ignore) for signum in early.HARMLESS}
     try:
-        yield early
+        yield found
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            # We are leaving, and the exit code says how it went. Python's own end takes handlers back, not SIG_IGN.
+            signal.signal(signum, signal.SIG_IGN if handler in (early.leave, early.ignore) else handler)
 
 
 @contextlib.contextmanager

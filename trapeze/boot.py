@@ -1,5 +1,7 @@
 """The text that a worker's interpreter begins with: `python -c BOOT LABEL JOB_FD DIRECTORY`.
 
+^C ends it without a traceback from here on; one that shares our terminal is spawned with SIGINT blocked.
+
 What `ps` shows should be the label, so the text itself travels at the head of the job's memfd, and `-c` only reads it.
 
 It resolves the one package `trapeze_backends` from DIRECTORY and nothing else, so that no package that stands beside
@@ -11,6 +13,9 @@ from __future__ import annotations
 __all__ = ["BOOT", "boot_words"]
 
 BOOT = """\
+import _signal
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+_signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])
 import sys
 from importlib.machinery import PathFinder
 class TrapezeFinder:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
 from trapeze.boot import boot_words
-from trapeze.following import Followed, Kept
+from trapeze.following import TO_HEAR, Followed, Kept
 from trapeze.forks import Fork, Line
 from trapeze.lend import lent
 from trapeze.prelude import ForkListener, Launch, Listener, is_plain, job_of, open_job, plain_words, worker_package
@@ -124,10 +125,26 @@ class Launcher:
             child = self.children.get(dead.si_pid)
             if child is not None:
                 child.reap()
+                if dead.si_pid in self.children:  # it is judged a moment later, and hides all others until then
+                    self._loop.call_later(TO_HEAR, self.reap_strays)
+                    return
             elif dead.si_pid in self.helpers:
                 self.helpers[dead.si_pid]()
             else:
                 os.waitid(os.P_PID, dead.si_pid, os.WEXITED | os.WNOHANG)
+
+
+@contextlib.contextmanager
+def _uninterrupted(wanted: bool) -> Iterator[None]:
+    """Spawn with SIGINT blocked: ^C would be a traceback of Python's own start on the screen. `boot` unblocks it."""
+    if not wanted:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Child(Followed):
@@ -185,7 +202,7 @@ class Child(Followed):
             outputs = [self._pipe(ours, theirs), self._pipe(ours, theirs)]
             stdin = subprocess.DEVNULL if launch.stdin is None else launch.stdin
         argv, inherit = self._prelude(env, theirs)
-        with self._lent():
+        with self._lent(), _uninterrupted(launch.terminal):
             popen = subprocess.Popen(
                 argv,
                 env=env,

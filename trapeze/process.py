@@ -70,6 +70,8 @@ class Process:
         """What it has written on stderr since it was asked for its stacks; None if it was not."""
         self.asked = False
         """The planner asked it to leave."""
+        self.imports = ""
+        """What it imports for others, and is ready once it has."""
         self.speaks = False
         """It is a worker of ours, that says when it has taken note of its stop signal."""
         self.heard_stop = False
@@ -209,6 +211,9 @@ class Process:
         if self.asked and self.recycle:
             return f"{text} (recycled: {self.recycle})"
         if self.asked or before not in (State.STOPPING, State.KILLING) or not reason:
-            early = self.ready_at is None and not self.asked and self.role == "worker"
-            return f"{text} before it was ready" if early else text
+            if self.ready_at is not None or self.asked:
+                return text
+            if self.imports:
+                return f"{text} while importing {self.imports}"
+            return f"{text} before it was ready" if self.role == "worker" else text
         return f"{reason}, {text}"

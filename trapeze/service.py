@@ -292,6 +292,7 @@ class Service:
             self.host.changed(self, process, None)
         spec = generation.spec
         process.speaks = worker and spec.app is not None
+        process.imports = (spec.app or "").partition(":")[0] if role in IMPORTS else ""
         if worker and spec.app is None:
             if spec.ready is None:
                 self.became_ready(process, "runs")

@@ -203,7 +203,7 @@ def _open(
             else:
                 opened.append(ListenSocket(name, str(address), listen_abstract(address, spec.backlog), spec))
         case Inherited():
-            opened.append(_adopt(name, spec, address, address.fd))
+            opened.append(_adopt(name, spec, address, address.fd, replaces))
         case Systemd():
             if address.name not in systemd:
                 passed = ", ".join(sorted(systemd)) or "none"
@@ -212,7 +212,7 @@ def _open(
                     hint="set FileDescriptorName= in the .socket unit and start trapeze by the service it belongs to",
                 )
             for fd in systemd[address.name]:
-                opened.append(_adopt(name, spec, address, fd))
+                opened.append(_adopt(name, spec, address, fd, replaces))
 
 
 def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) -> tuple[socket.socket, bool] | None:
@@ -223,7 +223,7 @@ def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) ->
     for each in replaces:
         if each.file is None and each.sock.getsockname() == where and each.spec.dual_stack == spec.dual_stack:
             sock = each.sock.dup()
-            _prepare(sock, spec)
+            _prepare(sock, spec, again=True)
             return sock, each.borrowed
     return None
 
@@ -277,9 +277,13 @@ def _tcp_hint(error: OSError, address: Tcp) -> str:
     return ""
 
 
-def _prepare(sock: socket.socket, spec: SocketSpec) -> None:
-    """Make it listen as every holder expects it: these flags are shared by all processes that inherit it."""
-    sock.setblocking(False)
+def _prepare(sock: socket.socket, spec: SocketSpec, *, again: bool = False) -> None:
+    """Make it listen as every holder expects it: these flags are shared by all processes that inherit it.
+
+    `again`: it is in use already. Then O_NONBLOCK stays as it is: a command may have cleared it, and waits in accept().
+    """
+    if not again:
+        sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         # Accepted sockets inherit it; asyncio and uvloop set it by themselves only in some cases.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -299,7 +303,9 @@ def _text_of(sock: socket.socket) -> str:
     return str(Tcp(host, name[1], sock.family == socket.AF_INET6))
 
 
-def _adopt(name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int) -> ListenSocket:
+def _adopt(
+    name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int, replaces: Sequence[ListenSocket]
+) -> ListenSocket:
     """Take over a descriptor. A duplicate is kept: the number that was given may be closed by whoever gave it."""
     which = f"{address} (descriptor {fd})" if isinstance(address, Systemd) else str(address)
     try:
@@ -311,7 +317,8 @@ def _adopt(name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int) -
         raise cannot_listen(which, error, hint=hint if error.errno == errno.EBADF else "") from None
     try:
         _check_adopted(sock, which)
-        _prepare(sock, spec)
+        inode = os.fstat(fd).st_ino
+        _prepare(sock, spec, again=any(each.identity == inode for each in replaces if each.sock.fileno() >= 0))
         os.set_inheritable(fd, False)
         return ListenSocket(name, _text_of(sock), sock, spec, borrowed=True)
     except OSError as error:

@@ -25,6 +25,7 @@ from trapeze.service import Service
 from trapeze.sockets import ListenSocket
 from trapeze.status import Snapshot, SocketStatus, Ticket, Transition
 from trapeze.swap import Swap
+from trapeze.sweep import sweep
 from trapeze.watching import Watch
 
 __all__ = ["Progress", "Supervisor"]
@@ -133,18 +134,7 @@ class Supervisor:
         self.open.update(held for group in sockets.values() for held in group)
 
     def _sweep(self) -> None:
-        """Close listening sockets that no configuration and no generation refers to."""
-        used = {held for group in self.sockets.values() for held in group}
-        for service in self.services.values():
-            for generation in service.retained():
-                used.update(generation.sockets)
-        for unused in self.open - used:
-            unused.close()
-            self.open.discard(unused)
-        for held in self.open:
-            # The flag belongs to all who share the socket: one program that clears it would freeze the others.
-            if held.assert_nonblocking():
-                self.machine.chronicle.note(f"socket {held.name}: O_NONBLOCK was cleared by a worker; set again")
+        sweep(self.open, self.sockets.values(), self.services.values(), self.machine.chronicle.note)
 
     def close(self) -> None:
         """Close every listening socket: the last thing that happens."""
@@ -296,8 +286,8 @@ class Supervisor:
         try:
             return service.processes[id]
         except KeyError:
-            known = ", ".join(str(known) for known in service.processes)
-            raise UnknownName(f"{service.name} has no process {id}", hint=f"processes: {known}") from None
+            known = ", ".join(f"#{worker.id} [{worker.index}]" for worker in service.workers()) or "none"
+            raise UnknownName(f"{service.name} has no process #{id}", hint=f"processes: {known}") from None
 
     # ---- what readers get ----
 

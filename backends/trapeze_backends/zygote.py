@@ -12,7 +12,7 @@ import signal
 import sys
 
 from trapeze_backends import forkclean
-from trapeze_backends.contract import Job
+from trapeze_backends.contract import Job, StartError
 from trapeze_backends.forking import Line, Order, Reserve, begin, close_all, fork_reserve, fork_worker, own_pid
 from trapeze_backends.notify import Notifier
 from trapeze_backends.serve import Loaded, import_app
@@ -81,8 +81,9 @@ def _import_all(job: Job) -> Loaded:
     if preload is not None:
         try:
             preload(job, loaded.interface)
+        except StartError:
+            pass  # the worker will find the same, and reports it
         except Exception as error:
-            # It will fail again in the worker, which reports it.
             print(f"preload: {loaded.backend.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     warm(job, loaded.interface)
     return loaded

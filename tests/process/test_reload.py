@@ -13,7 +13,7 @@ import pytest
 from tests.support.nginx import program
 from tests.support.redis import ask
 from tests.support.shop import APP, BROKEN, Shop
-from tests.support.site import Site, run_command
+from tests.support.site import APPS, Site, run_command
 from tests.support.wait import until
 
 
@@ -346,3 +346,16 @@ def test_scale_and_crash_during_a_reload(site: Site) -> None:
     shop.alone()
     assert {shop.get() for _ in range(9)} == {"two"}
     assert shop.server.stop() == 0
+
+
+def test_a_rollback_to_the_first_generation_says_so(site: Site) -> None:
+    """Where there has been a second one, "RUNNING" alone would not say which it is."""
+    server = site.serve("web:wsgi", "--app-dir", str(APPS), listeners=[site.tcp()]).ready()
+    server.wait_output(r"web RUNNING: 1 of 1 ready")
+
+    assert server.ctl("reload").code == 0
+    server.wait_output(r"web RUNNING: generation 2, 1 of 1 ready")
+    assert server.ctl("rollback", "web").code == 0
+
+    server.wait_output(r"web RUNNING: generation 1, 1 of 1 ready")
+    assert server.stop() == 0

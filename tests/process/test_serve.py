@@ -134,7 +134,9 @@ def test_restart(server: Trapeze, wire: Wire) -> None:
     assert wire.line().startswith("side start")
     gone = server.ctl("restart", "web", "--process", str(one["id"]))
     assert gone.code == 2
-    assert f"web has no process {one['id']}" in gone.err
+    assert f"web has no process #{one['id']}" in gone.err
+    listed = re.findall(r"#(\d+) \[\d\]", gone.err)
+    assert listed == [str(each["id"]) for each in server.service()["processes"]]
 
 
 def test_signal(server: Trapeze, wire: Wire) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -163,6 +164,28 @@ def test_check_of_options_with_auto(run_dir: Path) -> None:
     found = problems(app="workerkit", backend="auto", options={"threads": 2})
     assert ("options", 'options are those of one server, and backend = "auto" does not say which',
             'name it: backend = "gunicorn"') in found  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "reason", "hint"),
+    [
+        ("eventlet", "gunicorn 27.* has no worker class 'eventlet'", "use another class"),
+        ("gthreads", "gunicorn .* has no worker class 'gthreads'", 'did you mean "gthread"?'),
+        ("nosuch.Class", "", ""),
+        ("gevent", "", ""),
+    ],
+)
+def test_check_of_a_worker_class(worker_class: str, reason: str, hint: str, run_dir: Path) -> None:
+    """Whether this gunicorn has it; those that are somebody else's are not looked at."""
+    (run_dir / "shop.py").write_text("")
+    options = {"worker_class": worker_class}
+
+    found = problems(app="shop:app", app_dir=str(run_dir), backend="gunicorn", options=options)
+
+    assert [field for field, _, _ in found] == (["options.worker_class"] if reason else [])
+    if reason:
+        assert re.fullmatch(reason, found[0][1])
+        assert found[0][2] == hint
 
 
 def test_check_may_import_the_app(run_dir: Path) -> None:

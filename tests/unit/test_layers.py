@@ -78,9 +78,9 @@ GROUPS: dict[str, set[str]] = {
         "vigil",
         "zygotes",
     },
-    "supervisor": {"carry", "supervisor", "swap", "watching"},
+    "supervisor": {"carry", "supervisor", "swap", "sweep", "watching"},
     "doors": {"calls", "control", "door", "routes", "settle", "signals", "upward"},
-    "app": {"app", "foreground", "resume", "saving", "takeover", "upgrade"},
+    "app": {"app", "early", "foreground", "resume", "saving", "takeover", "upgrade"},
     "people": {"__main__", "client", "conformance", "conformance.*", "render", "watcher", "cli.*"},
 }
 

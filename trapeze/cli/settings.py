@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from trapeze import config as configuration
-from trapeze.cli.common import config_option, json_option, name_option
+from trapeze.checks import shared_with_apps
+from trapeze.cli.common import config_option, json_option, name_option, say
 from trapeze.cli.run import config_path
 from trapeze.config import Resolved
 from trapeze.errors import ConfigError, Problem
@@ -36,10 +37,14 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
         problems, resolved = list(error.problems), error.partial
     if isinstance(resolved, Resolved):
         problems += examine(resolved, problems, import_app=import_app)
+    warnings = list(_warnings(resolved)) if isinstance(resolved, Resolved) else []
     if as_json:
-        found = [problem._asdict() for problem in problems]
-        click.echo(msgspec.json.encode({"ok": not problems, "problems": found}))
-    elif problems or not isinstance(resolved, Resolved):
+        found, doubtful = ([each._asdict() for each in several] for several in (problems, warnings))
+        click.echo(msgspec.json.encode({"ok": not problems, "problems": found, "warnings": doubtful}))
+        return 2 if problems else 0
+    for warning in warnings:
+        say(f"warning: {warning}")
+    if problems or not isinstance(resolved, Resolved):
         for problem in problems:
             click.echo(str(problem))
     else:
@@ -68,6 +73,13 @@ def examine(resolved: Resolved, known: list[Problem], *, import_app: bool) -> li
         problems = verify.end(verify.begin(resolved, clean, import_app=import_app))
         found += [problem if problem.origin else problem._replace(origin=origin) for problem in problems]
     return found
+
+
+def _warnings(resolved: Resolved) -> Iterator[Problem]:
+    """What is allowed and may still be a mistake."""
+    hint = "have the command wait in poll() or select(), not in accept(), or give it a socket of its own"
+    for path, reason in shared_with_apps(resolved.config):
+        yield Problem(path, reason, hint, resolved.origins.get(path, ""))
 
 
 def _parts(resolved: Resolved) -> Iterator[Resolved]:
