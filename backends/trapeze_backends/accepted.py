@@ -1,8 +1,8 @@
 """The connections that a server has accepted, as the kernel sees them: for servers that do not tell which are idle.
 
-They are found among the descriptors of the process: an accepted socket bears its listener's own name. What of a request
-has come is told by the kernel's clocks (TCP), or by an epoll of our own: whatever arrives makes an edge there, also when
-the server has read it before we look (Unix sockets, and only from the moment in which we began to watch).
+They are found among the descriptors of the process: an accepted socket bears its listener's own name. Whether part of a
+request has come is told by the kernel's clocks (TCP), or by an epoll of our own: whatever arrives makes an edge there,
+also when the server has read it before we look (Unix sockets, and only from the moment in which we began to watch).
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ OWNED = {
     "rss_sample_interval": "use the field `max_rss`",
     "rss_samples": "use the field `max_rss`",
     "workers_kill_timeout": "use the field `stop_timeout`",
+    "task_impl": "requests are tasks of asyncio here: those that do not end have to be cancelled",
     "process_name": "the supervisor names processes",
     "pid_file": PROCESS,
     "metrics_enabled": PROCESS,
@@ -81,7 +82,6 @@ CHOICES = {
     "http": ("auto", "1", "2"),
     "loop": ("auto", "asyncio", "uvloop", "rloop"),
     "runtime_mode": ("auto", "mt", "st"),
-    "task_impl": ("asyncio", "rust"),
     "websockets": (True, False),
 }
 TABLES = {

@@ -85,7 +85,7 @@ logging.getLogger("_granian.utils").setLevel(logging.CRITICAL)
 
 
 class Calls:
-    """The requests of one socket. Sets and counters are changed by several threads, each in one step of the interpreter.
+    """The requests of one socket. Several threads change it, each in one step of the interpreter.
 
     Attributes:
         begun: how many have come.

@@ -80,7 +80,8 @@ def _drain(doors: list[Door], worker: Worker) -> None:
     while True:
         time.sleep(DRAIN_TICK)  # also before the first look: somebody may be on the threshold
         now = time.monotonic()
-        if all([door.clear(now >= worker.grace_ends) for door in doors]):
+        doors = [door for door in doors if not door.clear(now >= worker.grace_ends)]
+        if not doors:
             return
         if now >= end:
             worker.leave_now()

@@ -75,6 +75,4 @@ class Lifespan:
 def _failed(reason: str) -> StartError:
     """The last line says it; frameworks put a whole traceback there."""
     last = reason.splitlines()[-1] if reason else "it gave no reason"
-    return StartError(
-        f"the app's lifespan start-up failed: {last}", traceback=reason + "\n" if "\n" in reason else ""
-    )
+    return StartError(f"the app's lifespan start-up failed: {last}", traceback=reason + "\n" if "\n" in reason else "")

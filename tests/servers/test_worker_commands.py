@@ -179,11 +179,12 @@ def test_check_of_an_interface_that_is_not_served() -> None:
 
 
 def test_check_in_an_interpreter_without_servers(bare_venv: str) -> None:
-    for name, pip in (("gunicorn", "gunicorn"), ("uvicorn", "'uvicorn[standard]'"), ("chaussette", "chaussette")):
+    packages = {"uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.5,<2.9'"}
+    for name in ("gunicorn", "uvicorn", "chaussette", "granian"):
         found = problems(backend=name, python=bare_venv)
         assert found[0][0] == "backend"
         assert found[0][1].startswith(f"{name} is not installed in /")
-        assert found[0][2] == f"pip install {pip}"
+        assert found[0][2] == f"pip install {packages.get(name, name)}"
     assert problems(backend="auto", python=bare_venv)[0][1].startswith("neither gunicorn nor uvicorn is installed")
 
 

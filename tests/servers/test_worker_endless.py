@@ -195,10 +195,10 @@ def test_export_in_chunks_goes_on_to_its_end(case: Case, start: Make, connect: C
     assert process.wait() == 0, process.output
 
 
-@pytest.mark.parametrize("library", ["websockets", "websockets-sansio", "wsproto", "gunicorn"])
+@pytest.mark.parametrize("library", ["websockets", "websockets-sansio", "wsproto", "gunicorn", "granian"])
 def test_websocket_gets_a_close_frame_at_the_grace(library: str, start: Make, connect: Connect) -> None:
-    options = {} if library == "gunicorn" else {"ws": library}
-    backend = "gunicorn" if library == "gunicorn" else "uvicorn"
+    own = library in ("gunicorn", "granian")
+    backend, options = (library, {}) if own else ("uvicorn", {"ws": library})
     process, listener = start(Case(library, backend, options, interface="asgi"))
     client = connect(listener)
     key = base64.b64encode(os.urandom(16)).decode()

@@ -14,7 +14,7 @@ from tests.support.workerkit import WorkerProcess
 Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]
 
-every_backend = pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "chaussette"])
+every_backend = pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "chaussette", "granian"])
 
 WSGI = "def app(environ, start_response):\n    start_response('200 OK', []); return [b'{}']\n"
 
@@ -181,6 +181,13 @@ def test_interface_that_the_server_does_not_speak(
         ("chaussette", {"options": {"backend": "gevent", "x": 1}}, "options.x: chaussette's gevent has no such"),
         ("chaussette", {"options": {"listen": "*:1"}}, "options.listen: waitress's listen has no place here"),
         ("chaussette", {"options": {"backend": "wsgiref"}, "threads": 2}, "threads: chaussette's wsgiref has no"),
+        ("granian", {"options": {"port": 1}}, "options.port: granian's port has no place here"),
+        ("granian", {"options": {"backpresure": 1}}, "options.backpresure: granian has no such setting"),
+        ("granian", {"options": {"http": 2}}, "options.http: 2 is none of auto, 1, 2"),
+        ("granian", {"options": {"runtime_threads": 0}}, "options.runtime_threads: expected a number from 1 on, got 0"),
+        ("granian", {"options": {"http1_settings": {"keepalive": 1}}}, "options.http1_settings.keepalive: granian has"),
+        ("granian", {"options": {"blocking_threads": 2}, "threads": 3}, "options.blocking_threads: set twice"),
+        ("granian", {"threads": 3, "app": "workerapp:asgi"}, "threads: granian serves ASGI apps by an event loop"),
         ("nosuch", {}, "unknown backend 'nosuch'"),
     ],
 )
@@ -195,7 +202,7 @@ async def failing(scope, receive, send):
 """
 
 
-@pytest.mark.parametrize("backend", ["gunicorn", "uvicorn"])
+@pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "granian"])
 def test_lifespan_that_fails(fails: Fails, backend: str) -> None:
     options = {"loglevel": "critical"} if backend == "gunicorn" else {}
     said = fails("life:failing", backend, {"life.py": LIFESPAN}, options=options)
@@ -215,8 +222,9 @@ app = Starlette(lifespan=lifespan)
 """
 
 
-def test_lifespan_of_a_framework_that_raises(fails: Fails) -> None:
-    said = fails("life:app", "uvicorn", {"life.py": STARLETTE})
+@pytest.mark.parametrize("backend", ["uvicorn", "granian"])
+def test_lifespan_of_a_framework_that_raises(fails: Fails, backend: str) -> None:
+    said = fails("life:app", backend, {"life.py": STARLETTE})
     assert said["message"] == "the app's lifespan start-up failed: ConnectionError: no redis at 127.0.0.1"
     assert 'life.py", line 7' in said["traceback"]
 

@@ -249,7 +249,7 @@ def test_worker_whose_supervisor_is_gone_before_it_could_say_so(worker: Spawn, t
 
 
 def test_lifespan_shutdown_is_run(worker: Spawn, tcp: Make) -> None:
-    for backend in ("uvicorn", "gunicorn"):
+    for backend in ("uvicorn", "gunicorn", "granian"):
         process = worker([tcp()], app="workerapp:asgi", backend=backend)
         process.ready()
         process.stop()
@@ -257,9 +257,12 @@ def test_lifespan_shutdown_is_run(worker: Spawn, tcp: Make) -> None:
         assert "lifespan shutdown" in process.output
 
 
-def test_stop_gives_up_a_little_before_the_supervisor_would(worker: Spawn, connect: Connect, tcp: Make) -> None:
+@pytest.mark.parametrize("backend", ["uvicorn", "granian"])
+def test_stop_gives_up_a_little_before_the_supervisor_would(
+    backend: str, worker: Spawn, connect: Connect, tcp: Make
+) -> None:
     listener = tcp()
-    process = worker([listener], app="workerapp:asgi", backend="uvicorn", stop_timeout=1.5)
+    process = worker([listener], app="workerapp:asgi", backend=backend, stop_timeout=1.5)
     process.ready()
     client = connect(listener)
     client.send("/gate")

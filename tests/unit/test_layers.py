@@ -146,6 +146,7 @@ PEOPLE_ONLY = {"click": {"people"}, "rich": {"people"}, "watchfiles": {"doors", 
 
 ADAPTED: dict[str, set[str]] = {
     "chaussette": {"chaussette", "waitress", "gevent", "eventlet", "geventwebsocket", "bjoern"},
+    "granian": {"granian", "uvloop"},
     "gunicorn": {"gunicorn", "gevent", "eventlet"},
     "green": {"gevent", "eventlet"},
     "uvicorn": {"uvicorn", "uvloop", "httptools"},
