@@ -20,7 +20,10 @@ from msgspec import Meta, Struct
 
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:
-    sys.path[:0] = [str(ROOT)]
+    sys.path[:0] = [str(ROOT), str(ROOT / "backends")]
+
+from trapeze_backends import registry  # noqa: E402
+from trapeze_backends.features import FIELDS, PROMISES, describe  # noqa: E402
 
 from trapeze.cli import cli  # noqa: E402  (a script: the checkout comes first on the path)
 from trapeze.lifecycle import TABLE, Effect, Event, State  # noqa: E402
@@ -270,6 +273,37 @@ def control_page() -> str:
     return "\n".join(lines + table(("method", "path", "query", "what it does"), rows))
 
 
+# -- backends.md ------------------------------------------------------------------------------------------------------
+
+_MARKS = {"native": "native", "trapeze": "yes", "no": "-"}
+
+
+def backends_page() -> str:
+    """Return the page of what each backend does of the worker contract."""
+    described = {name: describe(registry.get(name)) for name in sorted(registry.BUILT_IN)}
+    lines = ["# Backends: what each of them does", "", NOTE, ""]
+    lines += [
+        "`trapeze backends` prints the same for those that are installed, with their versions. `native`: the server",
+        "does it; `yes`: trapeze does it, the same for all; `-`: it cannot be had, and to ask for it is an error.",
+        "",
+    ]
+    spoken = {"wsgi": "WSGI", "asgi": "ASGI", "websocket": "WebSocket", "http2": "HTTP/2"}
+    rows = []
+    for name, each in described.items():
+        serves = [spoken.get(word, word) for word in (*sorted(each["interfaces"], reverse=True), *each["speaks"])]
+        rows.append((f"`{name}`", ", ".join(serves), *(_MARKS[how] for how in each["fields"].values())))
+    lines += table(("backend", "serves", *(f"`{field}`" for field in FIELDS)), rows)
+    lines += ["## What cannot be had, and why", ""]
+    reasons = [(name, field, why) for name, each in described.items() for field, why in each["why"].items()]
+    lines += table(("backend", "field", "why"), ((f"`{name}`", f"`{field}`", why) for name, field, why in reasons))
+    lines += ["## Promises", "", "Kept by every worker, unless the next table says otherwise.", ""]
+    lines += table(("promise", "what it says"), ((f"`{name}`", words) for name, words in PROMISES.items()))
+    lines += ["## Promises that a server cannot keep", ""]
+    lacks = [(name, promise, why) for name, each in described.items() for promise, why in each["lacks"].items()]
+    lines += table(("backend", "promise", "why"), ((f"`{name}`", f"`{what}`", why) for name, what, why in lacks))
+    return "\n".join(lines)
+
+
 # -- all --------------------------------------------------------------------------------------------------------------
 
 PAGES = {
@@ -277,6 +311,7 @@ PAGES = {
     "cli.md": cli_page,
     "lifecycle.md": lifecycle_page,
     "control.md": control_page,
+    "backends.md": backends_page,
 }
 
 

@@ -39,6 +39,8 @@ class Chronicle:
         """By service: the last failure's output, as `likeness` has it, and how often it came."""
         self.when_failed: Callable[[Service, str], object] = lambda service, why: None
         """Called when a service has become FAILED, with the reason."""
+        self.suggests = False
+        """Say once, when a service runs, that another server would be faster: to those who try things out."""
 
     def process(self, service: Service, process: Process, before: State | None, *, quiet: bool) -> None:
         """A change of a process. Deaths are said aloud, the rest only to those who listen to events."""
@@ -91,6 +93,10 @@ class Chronicle:
         )
         if now is Status.FAILED:
             self.when_failed(service, why)
+        elif now is Status.RUNNING and self.suggests and (other := service.facts.faster):
+            self.suggests = False
+            which = f"{other} is installed too, and faster for most {service.facts.interface.upper()} apps"
+            self.note(f"{service.name}: {which}: try --backend {other}", service=service.name)
 
     @staticmethod
     def _where(service: Service, why: str) -> str:

@@ -24,6 +24,8 @@ class Facts(msgspec.Struct, frozen=True):
     version: str = ""
     unsafe: str = ""
     """Of a zygote: why the app is not one to be forked; empty when it is."""
+    faster: str = ""
+    """A server that is installed too and faster for most apps, where `backend = "auto"` has chosen; or empty."""
 
 
 class StartError(msgspec.Struct, frozen=True):

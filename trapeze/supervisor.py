@@ -54,6 +54,7 @@ class Supervisor:
         self.sockets: dict[str, Sequence[ListenSocket]] = dict(sockets)
         self.journal = Journal()
         self.machine = Machine(clock, self.journal, fail_fast=fail_fast, sweep=self._sweep)
+        self.machine.chronicle.suggests = resolved.origins.get("services.web.app") == "argument APP"
         self.image, self.image_since = 1, clock.now()
         """How many programs this process has been (see `upgrade`), and since when it is this one (monotonic)."""
         self.upgrade: Upgrader | None = None

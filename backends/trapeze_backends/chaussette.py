@@ -74,6 +74,28 @@ OWNED = frozenset(
 """Settings of waitress that belong to the supervisor, or are fields of the service."""
 
 
+_SPACE = {"space_before_colon": "its parser strips the name: put a proxy in front that refuses it, as nginx does"}
+_BOTH = {"length_and_chunked": "it keeps the connection after a request that has both: put a proxy in front"}
+_LENGTHS = {"two_lengths": "it takes one of them: put a proxy in front that refuses it, as nginx does"}
+
+LACKS = {
+    "wsgiref": {"chunked_request": "wsgiref does not decode chunks", **_LENGTHS, **_SPACE},
+    "waitress": _BOTH,
+    "gevent": {**_BOTH, **_LENGTHS, **_SPACE},
+    "geventwebsocket": {**_BOTH, **_LENGTHS, **_SPACE},
+    "eventlet": {"length_and_chunked": "it reads sizes of chunks as Python reads numbers", **_LENGTHS, **_SPACE},
+    "bjoern": {
+        "half_request": "bjoern refuses a head that comes in two pieces",
+        "client_address": "bjoern knows IPv4 addresses only",
+        "repeated_headers": "bjoern joins them without a comma",
+        **_BOTH,
+        **_LENGTHS,
+        **_SPACE,
+    },
+}
+"""Promises that a server cannot keep."""
+
+
 class ChaussetteBackend(Backend):
     """WSGI. `options.backend` names the server; by default waitress where it is installed, wsgiref where it is not."""
 
@@ -97,6 +119,7 @@ class ChaussetteBackend(Backend):
         problem = _unusable(self.server)
         if problem:
             return [problem]
+        self.lacks = LACKS[self.server]
         return [*_check_fields(job, self.server), *_check_options(options, self.server)]
 
     def prepare(self, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from typing import Any
 
@@ -35,7 +36,9 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
     for sock in sockets:
         green = green_socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         server = with_socket(_eventlet, Server, green, adapt_app(app, green, worker), worker)
-        server.setup(worker, pool, connections, keepalive=keepalive, log_output=False, **options)
+        options.setdefault("debug", False)  # its own default tells clients about the app's exceptions
+        options.setdefault("minimum_chunk_size", 1)  # its own waits for 4 KB, which is a long time for an event stream
+        server.setup(worker, pool, connections, keepalive=keepalive, log=_Log(), log_format="", **options)
         servers.append(server)
     wake = worker.wake_fd()
     acceptors = [eventlet.spawn(server.serve_forever) for server in servers]
@@ -55,6 +58,18 @@ def _beat(worker: Worker) -> None:
     while True:
         worker.beat()
         eventlet.sleep(worker.pulse)
+
+
+class _Log:
+    """Where eventlet says what it has to say: the app's exceptions go to stderr, and nothing else does."""
+
+    def info(self, text: str) -> None:
+        """A traceback; or a line of its access log, which is made empty."""
+        if text:
+            sys.stderr.write(f"{text.rstrip()}\n")
+
+    def debug(self, text: str) -> None:
+        """Each connection that it accepts."""
 
 
 class Server(_eventlet.Server):
@@ -97,9 +112,11 @@ class Protocol(eventlet.wsgi.HttpProtocol):
     """While draining, a connection closes after its answer; half a request is one that is under way."""
 
     def get_environ(self) -> Any:
-        """eventlet says HTTP/1.0 of every request."""
+        """eventlet says HTTP/1.0 of every request, and does not say that its input ends with the body."""
         environ = super().get_environ()
         environ["SERVER_PROTOCOL"] = self.request_version
+        environ["wsgi.input_terminated"] = True
+        environ["eventlet.headers_raw"] = environ.pop("headers_raw", ())  # names without a dot are CGI's, and texts
         return environ
 
     def _read_request_line(self) -> Any:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import sys
 from importlib.machinery import PathFinder
 
-__all__ = ["is_installed", "version_of"]
+__all__ = ["faster", "is_installed", "version_of"]
+
+FASTER = {"wsgi": "granian", "asgi": "granian"}
+"""The servers that `backend = "auto"` does not choose, although most apps are served faster by them."""
 
 
 def is_installed(name: str) -> bool:
     """Can the top-level package `name` be imported?"""
     return name in sys.modules or PathFinder.find_spec(name) is not None
+
+
+def faster(interface: str) -> str:
+    """Return the name of a backend that is there and faster for most apps than what "auto" means; "" if none is."""
+    name = FASTER.get(interface, "")
+    return name if name and is_installed(name) else ""
 
 
 def version_of(package: str, distribution: str = "") -> str:

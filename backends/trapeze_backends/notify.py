@@ -55,9 +55,11 @@ class Notifier:
         name, _, value = packet.decode("utf-8", "replace").partition("=")
         return value if name == key else ""
 
-    def ready(self, *, interface: str, backend: str, version: str, unsafe: str | None = None) -> None:
+    def ready(self, *, interface: str, backend: str, version: str, unsafe: str | None = None, faster: str = "") -> None:
         """Say that this worker accepts; with `unsafe` (why it cannot be forked, or ""), that the app is imported."""
         facts = {"interface": interface, "backend": backend, "version": version}
+        if faster:
+            facts["faster"] = faster
         if unsafe is not None:
             facts["unsafe"] = unsafe
         self.send(READY="1", X_TRAPEZE=dumps(facts))

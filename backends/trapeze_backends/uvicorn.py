@@ -76,6 +76,8 @@ class UvicornBackend(Backend):
         """Not installed; threads, of which it has none; options that are the supervisor's or unknown to uvicorn."""
         if not is_installed("uvicorn"):
             return [Problem("backend", f"uvicorn is not installed in {sys.prefix}", "pip install 'uvicorn[standard]'")]
+        if job.options.get("http") == "h11":
+            self.lacks = {"length_and_chunked": "h11 keeps the connection after a request that has both: use httptools"}
         problems = []
         for setting, field in FIELDS.items():
             if setting in job.options and getattr(job, field) not in (None, False):

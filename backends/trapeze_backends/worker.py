@@ -10,6 +10,7 @@ import time
 
 from trapeze_backends.board import Board, Limits
 from trapeze_backends.contract import StartError
+from trapeze_backends.installed import faster
 from trapeze_backends.measured import Meter
 from trapeze_backends.orphan import let_go, socket_inode
 from trapeze_backends.stacks import register
@@ -166,7 +167,13 @@ class Worker:
             raise StartError(f"health: {self.backend} cannot ask the app before it accepts", hint="leave health out")
         self.is_ready = True
         self.restore_backlog(self._sockets)
-        self._notifier.ready(interface=self.interface, backend=self.backend, version=self.version)
+        chosen = self.job.raw.get("backend") == "auto"
+        self._notifier.ready(
+            interface=self.interface,
+            backend=self.backend,
+            version=self.version,
+            faster=faster(self.interface) if chosen else "",
+        )
 
     def restore_backlog(self, sockets: list[Any]) -> None:
         """Set the backlog again: it is shared, and servers call listen() with numbers of their own."""

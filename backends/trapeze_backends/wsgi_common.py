@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any
 
 from trapeze_backends.endless import may_end
@@ -37,15 +38,32 @@ def adapt_app(app: Any, sock: socket.socket, worker: Worker, *, tell: bool = Fal
         environ["SERVER_NAME"] = name
         environ["SERVER_PORT"] = port
         environ["wsgi.multiprocess"] = multiprocess
+        environ["wsgi.errors"] = sys.stderr
+        environ.setdefault("QUERY_STRING", "")  # PEP 3333 lets these be absent, and apps do not expect that
+        environ.setdefault("SCRIPT_NAME", "")
         if is_unix or nameless:
             environ["REMOTE_ADDR"] = ""
             if not is_unix:
                 environ["trapeze.nameless"] = True  # or it would be taken for a Unix peer, who is trusted more
             environ.pop("REMOTE_PORT", None)
             environ.pop("REMOTE_HOST", None)
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return _without_body(app(environ, start_response))
         return app(environ, start_response)
 
     return _ending(_closing(adapted, worker) if tell else adapted, worker)
+
+
+def _without_body(result: Any) -> list[bytes]:
+    """Not every app leaves it out in its answer to HEAD, and not every server: on a kept connection the client would
+    take it for the next answer (RFC 9110, section 9.3.2)."""
+    try:
+        for _ in result:  # generators call start_response only now
+            break
+    finally:
+        if hasattr(result, "close"):
+            result.close()
+    return []
 
 
 def _closing(app: Any, worker: Worker) -> Any:

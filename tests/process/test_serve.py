@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -258,3 +259,28 @@ def test_nobody_there(site: Site) -> None:
         done = run(*words, env=environ)
         assert (done.code, done.out) == (3, ""), words
         assert str(site.directory) in done.err
+
+
+def test_a_faster_server_that_is_there_is_named_once(site: Site) -> None:
+    site.write("web.py", (APPS / "web.py").read_text())
+    site.write("facts.py", (APPS / "facts.py").read_text())
+    site.write("granian.py", '"""Stands in for it: only looked for, never imported."""\n')
+
+    server = site.serve("web:wsgi", listeners=[site.tcp()]).ready()
+
+    line = "web: granian is installed too, and faster for most WSGI apps: try --backend granian"
+    server.wait_output(re.escape(line))
+    run("reload", "-q", env=server.env)
+    assert server.stop() == 0
+    assert server.output.count("granian is installed") == 1
+
+
+def test_who_has_chosen_a_server_is_not_told_of_others(site: Site) -> None:
+    site.write("web.py", (APPS / "web.py").read_text())
+    site.write("facts.py", (APPS / "facts.py").read_text())
+    site.write("granian.py", '"""Stands in for it: only looked for, never imported."""\n')
+
+    server = site.serve("web:wsgi", "--backend", "gunicorn", listeners=[site.tcp()]).ready()
+
+    assert server.stop() == 0
+    assert "granian" not in server.output

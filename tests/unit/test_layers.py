@@ -81,7 +81,7 @@ GROUPS: dict[str, set[str]] = {
     "supervisor": {"carry", "supervisor", "swap", "watching"},
     "doors": {"calls", "control", "door", "routes", "settle", "signals", "upward"},
     "app": {"app", "foreground", "resume", "saving", "takeover", "upgrade"},
-    "people": {"__main__", "client", "render", "watcher", "cli.*"},
+    "people": {"__main__", "client", "conformance", "conformance.*", "render", "watcher", "cli.*"},
 }
 
 MAY_IMPORT: dict[str, set[str]] = {

@@ -1,109 +1,117 @@
-"""`backends`: which servers an environment has, which versions, and what each can do."""
+"""`backends`: which servers an environment has, which versions, what each can do, and whether that is true."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
 
 import click
 import msgspec
 
 from trapeze.cli.common import json_option, say
+from trapeze.cli.servers import Environment, Found, environment, look
 from trapeze.errors import TrapezeError
-from trapeze.examine_backend import finish_check, start_check
-from trapeze.prelude import worker_package
 from trapeze.render import aligned
 
 __all__ = ["backends"]
 
-# Entry points first: what lies beside our own worker package is none of that environment's.
-_LIST = """\
-import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-from importlib.metadata import entry_points
-names = [point.name for point in entry_points(group="trapeze.backends")]
-sys.path.append(sys.argv[1])
-from trapeze_backends.registry import BUILT_IN
-print("\\n".join(dict.fromkeys([*BUILT_IN, *names])))
-"""
-
-INTERFACES = ("wsgi", "asgi")
-
-
-class Found(NamedTuple):
-    """One backend in one environment."""
-
-    name: str
-    installed: bool
-    version: str
-    interfaces: list[str]
-    python: str
-    venv: str
-    notes: list[str]
+WORDS = {"wsgi": "WSGI", "asgi": "ASGI", "websocket": "WebSocket", "http2": "HTTP/2"}
+HOW = {"native": "native", "trapeze": "by trapeze", "no": "no"}
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option("--venv", metavar="DIR", help="Look in this virtual environment; default: the one trapeze runs in.")
+@click.option("--test", is_flag=True, help="Run the conformance checks against backend NAME.")
+@click.option("--interface", metavar="WHAT", help="With --test: wsgi or asgi; default: all that it serves.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="With --test: an option of the server.")
 @json_option
-def backends(venv: str | None, as_json: bool) -> int:
-    """Show which servers are installed, and what each can do.
+def backends(
+    name: str | None, venv: str | None, test: bool, interface: str | None, options: tuple[str, ...], as_json: bool
+) -> int:
+    """Show which servers are installed.
 
-    Each is asked in an interpreter of its own.
+    And what each can do; with NAME, everything about one. With --test its promises are tried: requests and bodies, what
+    the app is told, trust in proxies, smuggled requests, starting, watching, leaving.
     """
-    found = look(venv)
+    where = environment(venv)
+    if test:
+        if name is None:
+            raise click.UsageError("--test needs the NAME of a backend")
+        return _test(where, name, interface, options, as_json)
+    found = look(where, name)
     if as_json:
         click.echo(msgspec.json.encode([each._asdict() for each in found]))
         return 0
-    say(f"in {found[0].venv}:")
-    rows = [("NAME", "INSTALLED", "VERSION", "INTERFACES", "PYTHON", "NOTES")]
-    for each in found:
-        installed = "yes" if each.installed else "no"
-        served = ", ".join(each.interfaces).upper()
-        rows.append((each.name, installed, each.version or "-", served, each.python, "; ".join(each.notes)))
-    click.echo(aligned(rows))
+    if name is not None:
+        return _show_one(found[0])
+    say(f"in {where.prefix}:")
+    click.echo(aligned(_rows(found)))
+    say("every field that is not named here is met by trapeze, the same for all; `trapeze backends NAME` shows one")
     return 0
 
 
-def look(venv: str | None) -> list[Found]:
-    """Ask every backend that the environment knows, for each interface, all at the same time.
-
-    Raises:
-        TrapezeError: there is no Python in that environment.
-    """
-    python = sys.executable if venv is None else os.path.join(os.path.abspath(venv), "bin", "python")
-    prefix = sys.prefix if venv is None else os.path.abspath(venv)
-    if not os.access(python, os.X_OK):
-        raise TrapezeError(f"{prefix} is no virtual environment: there is no {python}")
-    checks = {
-        name: [start_check(python, {"backend": name, "interface": interface}) for interface in INTERFACES]
-        for name in _names(python)
-    }
-    return [_judge(name, prefix, [finish_check(check) for check in running]) for name, running in checks.items()]
+def _rows(found: Sequence[Found]) -> Iterator[Sequence[str]]:
+    yield ("NAME", "INSTALLED", "VERSION", "SERVES", "NATIVE", "NO", "LACKS", "NOTES")
+    for each in found:
+        yield (
+            each.name,
+            "yes" if each.installed else "no",
+            each.version or "-",
+            ", ".join(_served(each)),
+            ", ".join(field for field, how in each.fields.items() if how == "native") or "-",
+            ", ".join(field for field, how in each.fields.items() if how == "no") or "-",
+            str(len(each.lacks)) if each.lacks else "-",
+            "; ".join(each.notes),
+        )
 
 
-def _names(python: str) -> list[str]:
-    listed = subprocess.run([python, "-c", _LIST, worker_package()], capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        words = listed.stderr.strip().splitlines()
-        raise TrapezeError(f"{python} cannot list its backends: {words[-1] if words else 'it said nothing'}")
-    return listed.stdout.split()
+def _served(each: Found) -> list[str]:
+    return [WORDS.get(word, word) for word in (*reversed(each.interfaces), *each.speaks)]
 
 
-def _judge(name: str, prefix: str, answers: list[dict[str, Any]]) -> Found:
-    """Put the answers for the interfaces together: one that is refused is not among those it serves."""
-    interfaces = []
-    notes: list[str] = []
-    for interface, answer in zip(INTERFACES, answers, strict=True):
-        fields = [problem["field"] for problem in answer["problems"]]
-        if "interface" not in fields:
-            interfaces.append(interface)
-        notes += [
-            ", ".join(filter(None, (problem["reason"], problem.get("hint", ""))))
-            for problem in answer["problems"]
-            if problem["field"] != "interface"
-        ]
-    first = answers[0]
-    version = str(first["version"])
-    return Found(name, bool(version), version, interfaces, str(first["python"]), prefix, list(dict.fromkeys(notes)))
+def _show_one(each: Found) -> int:
+    """Everything about one backend."""
+    if not each.fields:
+        raise TrapezeError(each.notes[0] if each.notes else f"{each.name} says nothing of itself")
+    version = f" {each.version}" if each.version else ""
+    click.echo(f"{each.name}{version} in {each.venv}: serves {', '.join(_served(each))}")
+    for note in each.notes:
+        click.echo(f"note: {note}")
+    click.echo("")
+    click.echo(aligned((field, HOW[how], each.why.get(field, "")) for field, how in each.fields.items()))
+    if each.lacks:
+        click.echo("\npromises that it cannot keep:")
+        click.echo(aligned((promise, why) for promise, why in each.lacks.items()))
+    return 0
+
+
+def _test(where: Environment, name: str, interface: str | None, options: tuple[str, ...], as_json: bool) -> int:
+    """Run the conformance suite; 1 if a promise is broken that the backend does not say it lacks."""
+    from trapeze.cli.run import parse_options
+    from trapeze.conformance.stage import Subject
+    from trapeze.conformance.suite import judge, run
+
+    known = look(where, name)[0]
+    if not known.installed:
+        raise TrapezeError(f"{name} cannot be tested: {'; '.join(known.notes) or 'it is not installed'}")
+    chosen = [interface] if interface else [each for each in known.interfaces if each in ("wsgi", "asgi")]
+    if not chosen or not set(chosen) <= set(known.interfaces):
+        raise TrapezeError(f"{name} serves {' and '.join(known.interfaces)}, and the checks are of wsgi and asgi")
+    results, failed = [], 0
+    for each in chosen:
+        for result in run(Subject(name, each, where.python, parse_options(options), known.speaks, known.lacks)):
+            verdict = judge(result, known.lacks)
+            failed += verdict == "FAILED"
+            results.append({"interface": each, **result._asdict(), "verdict": verdict})
+            if not as_json:
+                click.echo(_line(each, result.name, verdict, result.why, result.promise))
+    if as_json:
+        click.echo(msgspec.json.encode(results))
+    else:
+        say(f"{len(results)} checks, {failed} failed")
+    return 1 if failed else 0
+
+
+def _line(interface: str, check: str, verdict: str, why: str, promise: str) -> str:
+    more = f": {why}" if verdict == "FAILED" else f" ({promise})" if verdict == "lacks" else ""
+    return f"{verdict:<7} {interface}  {check}{more}"
