@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["Accepted", "Look"]
+__all__ = ["UNSURE", "Accepted", "Look"]
+
+UNSURE = 1.0
+"""Seconds that a connection stays longer which only seems to be idle, see `Look`."""
 
 
 class Look:
@@ -31,18 +34,20 @@ class Look:
     Attributes:
         asking: bytes wait to be read, or have come since the last answer began: a request, or a part of one.
         sending: of an answer not everything has reached the client's machine.
-        idle: neither.
+        unsure: idle, or half a request has come and nothing of it since we watch: TCP's clocks tick only each few
+            milliseconds, within which the last answer left and the last bytes came; Unix sockets have none.
+        idle: none of these.
     """
 
-    __slots__ = ("asking", "idle", "sending")
+    __slots__ = ("asking", "idle", "sending", "unsure")
 
     def __init__(self) -> None:
-        self.asking = self.sending = self.idle = 0
+        self.asking = self.sending = self.unsure = self.idle = 0
 
     @property
     def total(self) -> int:
         """All there are."""
-        return self.asking + self.sending + self.idle
+        return self.asking + self.sending + self.unsure + self.idle
 
 
 class Accepted:
@@ -76,21 +81,27 @@ class Accepted:
         """What tells these connections from others: a number for each."""
         return frozenset(inode for _, inode, _ in self._each())
 
-    def look(self, *, end_idle: bool = False) -> Look:
+    def look(self, *, end_idle: bool = False, end_unsure: bool = False) -> Look:
         """Return what they are doing.
 
         Args:
             end_idle: end the reading side of those that are idle, which a server takes for the end of the connection.
                 Not for servers that take it for one in the middle of an answer which they make bit by bit.
+            end_unsure: likewise.
         """
         if self._epoll is not None:
             self._follow()
         found = Look()
         for fd, inode, peer in self._each():
-            if self._asks(peer, (fd, inode)):
+            asks = self._asks(peer, (fd, inode))
+            if asks:
                 found.asking += 1
             elif _on_its_way(peer):
                 found.sending += 1
+            elif asks is None:
+                found.unsure += 1
+                if end_unsure:
+                    _end_reading(peer)
             else:
                 found.idle += 1
                 if end_idle:
@@ -125,10 +136,11 @@ class Accepted:
 
     # ---- has anything of a request come? ----
 
-    def _asks(self, peer: socket.socket, key: tuple[int, int]) -> bool:
+    def _asks(self, peer: socket.socket, key: tuple[int, int]) -> bool | None:
+        """None: who knows."""
         if _unread(peer):
             return True
-        return key in self._active if self._family == socket.AF_UNIX else _has_begun(peer)
+        return (key in self._active or None) if self._family == socket.AF_UNIX else _has_begun(peer)
 
     def _follow(self) -> None:
         """Take in what has happened since the last time, and watch those that are new."""
@@ -164,16 +176,17 @@ def _on_its_way(peer: socket.socket) -> int:
         return 0
 
 
-def _has_begun(peer: socket.socket) -> bool:
-    """TCP: has something come since the last answer began?"""
+def _has_begun(peer: socket.socket) -> bool | None:
+    """TCP: has something come since the last answer began? None: in the same moment, as far as the kernel knows."""
     try:
         info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     except OSError:
         return False
     sent_ago, received_ago = struct.unpack_from("I4xI", info, 8 + 4 * 9)  # milliseconds
     acknowledged, received = struct.unpack_from("QQ", info, 120)
-    never_answered = acknowledged <= 1  # the handshake counts as one byte
-    return bool(received if never_answered else received_ago < sent_ago)
+    if acknowledged <= 1:  # the handshake counts as one byte
+        return bool(received)
+    return None if received_ago == sent_ago else bool(received_ago < sent_ago)
 
 
 def _end_reading(peer: socket.socket) -> None:

@@ -48,6 +48,7 @@ PROMISES = {
     "preload": "workers are forked from one import of the app",
     "client_address": "the app is told the client's address",
     "repeated_headers": "values of a request header that comes twice are joined by a comma (WSGI)",
+    "latin_headers": "values of request headers that are not ASCII reach the app",
     "raw_path": "the app is told the path as it came, not decoded (ASGI)",
     "lifespan": "the app's lifespan start-up and shutdown are run (ASGI)",
     "chunked_request": "request bodies without a length are read",

@@ -97,6 +97,10 @@ TLS = frozenset(
 )
 
 
+WSGI_LACKS = {"latin_headers": "granian makes an empty text of them for WSGI apps; ASGI apps get them"}
+"""Promises that it cannot keep for WSGI apps."""
+
+
 class GranianBackend(Backend):
     """WSGI by a pool of threads, ASGI on asyncio or, where it is installed, uvloop."""
 
@@ -116,6 +120,7 @@ class GranianBackend(Backend):
         version = self.version()
         if not _is_known(version):
             return [Problem("backend", *unknown_version(version))]
+        self.lacks = {} if job.interface == "asgi" else WSGI_LACKS
         if job.interface == "asgi":
             self.fields = {**self.fields, "threads": "no: serves ASGI apps by an event loop, not by threads"}
         problems = [

@@ -147,10 +147,9 @@ class _Server:
         while True:
             await asyncio.sleep(DRAIN_TICK)  # also before the first look: somebody may be on the threshold
             now = time.monotonic()
-            over = now >= self.worker.grace_ends
-            if over:
+            if now >= self.worker.grace_ends:
                 self._end_endless(told, now)
-            doors = [door for door in doors if not door.clear(over)]
+            doors = [door for door in doors if not door.clear(now, self.worker.grace_ends)]
             if not doors and not self.exchanges:
                 return
             if now >= end:

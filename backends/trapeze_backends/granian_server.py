@@ -26,7 +26,7 @@ import time
 from importlib.machinery import PathFinder
 from types import ModuleType
 
-from trapeze_backends.accepted import Accepted
+from trapeze_backends.accepted import UNSURE, Accepted
 from trapeze_backends.contract import StartError
 from trapeze_backends.granian import unknown_version
 
@@ -249,21 +249,23 @@ class Door:
         self._last = self._calls.begun
         self._accepted.watch()
 
-    def clear(self, grace_is_over: bool) -> bool:
+    def clear(self, now: float, grace_ends: float) -> bool:
         """To be called every DRAIN_TICK once it is shut: see the connections through; return whether all are gone.
 
         Args:
-            grace_is_over: those on which nothing is asked are ended.
+            now: seconds of the monotonic clock.
+            grace_ends: from then on those on which nothing is asked are ended.
         """
         if self._told:
             return self._gone == len(self._signals)
         look = self._accepted.look()
-        if look.total and not grace_is_over:
+        if look.total and now < grace_ends:
             return False
-        if look.asking <= self._unanswered():
+        late = now >= grace_ends + UNSURE
+        if look.asking <= self._unanswered() and (late or not look.unsure):
             self._tell()
         elif not self._calls.live:
-            self._accepted.look(end_idle=True)  # half a request is waited for
+            self._accepted.look(end_idle=True, end_unsure=late)  # half a request is waited for
         return False
 
     def _unanswered(self) -> int:

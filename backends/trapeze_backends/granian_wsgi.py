@@ -80,7 +80,7 @@ def _drain(doors: list[Door], worker: Worker) -> None:
     while True:
         time.sleep(DRAIN_TICK)  # also before the first look: somebody may be on the threshold
         now = time.monotonic()
-        doors = [door for door in doors if not door.clear(now >= worker.grace_ends)]
+        doors = [door for door in doors if not door.clear(now, worker.grace_ends)]
         if not doors:
             return
         if now >= end:
