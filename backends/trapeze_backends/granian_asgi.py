@@ -277,7 +277,7 @@ class _Exchange:
         kind = message["type"]
         if kind == "http.response.start":
             status = message["status"]
-            if not 100 <= status <= 999:  # granian would end the process over it
+            if not 200 <= status <= 999:  # granian would end the process over it
                 raise ValueError(f"{status!r} is no status")
             self._head = message
             if self._tells and self._server.worker.stopping:

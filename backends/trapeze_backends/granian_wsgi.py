@@ -178,8 +178,8 @@ class Answer:
 
     def head(self, worker: Worker, environ: dict[str, Any]) -> tuple[int, list[tuple[str, str]]]:
         """Status and headers for granian, which would end the process over a status that is none."""
-        code = int(self.status[:3])
-        if not 100 <= code <= 999:
+        code = int(self.status[:4])
+        if not 200 <= code <= 999:
             raise ValueError(f"start_response was given the status {self.status!r}")
         self.sent = True
         headers = list(self.headers)
