@@ -100,6 +100,7 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
 
         app = logged(app, interface)
     app = proxied(worker.measure(app), interface, trusted_by(job, backend))
+    _listen(job, sockets, interface)
     try:
         backend.run(app, sockets, worker)
         if worker.is_ready:
@@ -184,6 +185,14 @@ def _single(app: Any) -> Any:
 
 def _article(interface: str) -> str:
     return "an ASGI" if interface == "asgi" else "a WSGI"
+
+
+def _listen(job: Job, sockets: list[socket.socket], interface: str) -> None:
+    """Sockets that are this worker's own are listened on from now on, all others are already. Servers for ASGI apps
+    call listen() themselves, after the app's start-up."""
+    for sock, listener in zip(sockets, job.listeners, strict=True):
+        if interface == "wsgi" and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.listen(listener.backlog)
 
 
 def _adopt(job: Job) -> list[socket.socket]:

@@ -1,4 +1,4 @@
-"""What is special to granian: how many connections it takes, what its own interface for apps lacks, and its versions."""
+"""What is special to granian: how many connections it takes, what its interface for apps lacks, and its versions."""
 
 from __future__ import annotations
 

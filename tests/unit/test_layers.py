@@ -57,6 +57,7 @@ GROUPS: dict[str, set[str]] = {
         "scoreboard",
         "sink",
         "sockets",
+        "tcpsockets",
         "unixsockets",
     },
     "machine": {

@@ -38,12 +38,15 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
         problems += examine(resolved, problems, import_app=import_app)
     if as_json:
         found = [problem._asdict() for problem in problems]
-        click.echo(msgspec.json.encode({"ok": not problems, "problems": found}))
+        noted = list(_notes(resolved)) if isinstance(resolved, Resolved) else []
+        click.echo(msgspec.json.encode({"ok": not problems, "problems": found, "notes": noted}))
     elif problems or not isinstance(resolved, Resolved):
         for problem in problems:
             click.echo(str(problem))
     else:
         click.echo(f"ok: {_counted(resolved)}")
+        for note in _notes(resolved):
+            click.echo(f"note: {note}")
     return 2 if problems else 0
 
 
@@ -76,6 +79,17 @@ def _parts(resolved: Resolved) -> Iterator[Resolved]:
     yield resolved._replace(config=msgspec.structs.replace(config, services={}))
     for name, spec in config.services.items():
         yield resolved._replace(config=msgspec.structs.replace(config, services={name: spec}, sockets={}))
+
+
+def _notes(resolved: Resolved) -> Iterator[str]:
+    """What is right, and costs one of the promises."""
+    from trapeze.tcpsockets import migrates
+
+    names = [name for name, spec in resolved.config.sockets.items() if spec.reuse_port]
+    lost = "what waits in that of a worker that is killed is lost: set the sysctl net.ipv4.tcp_migrate_req=1"
+    after = "" if migrates() else f", and {lost}"
+    for name in names:
+        yield f"sockets.{name}: reuse_port: no shared_queue: each worker has a queue of its own{after}"
 
 
 def _counted(resolved: Resolved) -> str:
