@@ -55,6 +55,7 @@ CASES = (
     _chaussette("geventwebsocket", "geventwebsocket"),
     _chaussette("eventlet", "eventlet"),
     _chaussette("bjoern", "bjoern", split=True),
+    Case("fastpysgi", "fastpysgi", modules=("fastpysgi",)),
     Case("granian-wsgi", "granian", modules=("granian",)),
     Case("granian-asgi", "granian", interface="asgi", modules=("granian", "uvloop")),
 )

@@ -118,6 +118,7 @@ BACKENDS = [
     _chaussette("geventwebsocket"),
     _chaussette("eventlet"),
     _chaussette("bjoern", concurrent=False),
+    Case("fastpysgi", "fastpysgi", {}, concurrent=False),
     Case("granian-wsgi", "granian", {}),
     Case("granian-asgi", "granian", {}, interface="asgi"),
 ]

@@ -129,6 +129,7 @@ SERVERS = {
     "cheroot",
     "daphne",
     "eventlet",
+    "fastpysgi",
     "gevent",
     "geventwebsocket",
     "granian",
@@ -147,6 +148,7 @@ PEOPLE_ONLY = {"click": {"people"}, "rich": {"people"}, "watchfiles": {"doors", 
 
 ADAPTED: dict[str, set[str]] = {
     "chaussette": {"chaussette", "waitress", "gevent", "eventlet", "geventwebsocket", "bjoern"},
+    "fastpysgi": {"_fastpysgi", "fastpysgi"},
     "granian": {"granian", "uvloop"},
     "gunicorn": {"gunicorn", "gevent", "eventlet"},
     "green": {"gevent", "eventlet"},

@@ -33,6 +33,7 @@ THIRD_PARTY = {
     "chaussette_gevent.py": {"gevent", "chaussette", "geventwebsocket"},
     "chaussette_eventlet.py": {"eventlet", "chaussette"},
     "chaussette_bjoern.py": {"chaussette"},
+    "fastpysgi_server.py": {"_fastpysgi", "fastpysgi"},
     "granian_server.py": {"granian"},
     "green.py": {"eventlet"},
     "warm.py": {"django"},

@@ -10,7 +10,8 @@ from trapeze.conformance.worker import Door
 
 __all__ = ["mounted", "proxies", "told", "unix"]
 
-ASKED = "/facts/caf%C3%A9/a%2Fb"
+ASKED = "/facts/caf%C3%A9/a%20b"
+SLASH = "/facts/a%2Fb"
 
 
 class Facts:
@@ -60,8 +61,11 @@ def told(stage: Stage) -> None:
     facts = ask(door, f"{ASKED}?a=%C3%A9&b=c%20d")
     with stage.check("the path"):
         name = "PATH_INFO" if not stage.asgi else "path"
-        path = "/facts/café/a/b".encode().decode("latin-1") if not stage.asgi else "/facts/café/a/b"
+        path = "/facts/café/a b".encode().decode("latin-1") if not stage.asgi else "/facts/café/a b"
         expect(facts.raw[name] == path, f"{name} is {facts.raw[name]!r}")
+    with stage.check("a path with a slash that was encoded", "encoded_slash"):
+        seen = ask(door, SLASH).raw[name]
+        expect(seen == "/facts/a/b", f"{name} is {seen!r}")
     with stage.check("the query"):
         expect(facts.query == "a=%C3%A9&b=c%20d", f"it is {facts.query!r}")
     with stage.check("scheme and root"):
