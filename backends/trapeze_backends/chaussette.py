@@ -1,43 +1,37 @@
 """chaussette's servers on inherited sockets.
 
 chaussette 1.3.0 (2015) hides most of its backends on Python 3, clears O_NONBLOCK on a shared listener, fills the
-environ with its `fd://` text and handles no SIGTERM. Here its own server classes are used where they still work, given
-a socket that is ready, and a stop that drains; where they do not, the server they stand for is used directly.
+environ with its `fd://` text and handles no SIGTERM. Its own server classes are used where they do something
+(`chaussette_*.py`), given a socket that is ready and a stop that drains. The others only call servers which are
+backends here themselves: those do the work.
 """
 
 from __future__ import annotations
 
 import sys
 
-from trapeze_backends.contract import Backend, Problem
+from trapeze_backends.contract import Backend, Job, Problem
 from trapeze_backends.installed import is_installed, version_of
+from trapeze_backends.optioncheck import check_kinds, check_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Any
 
-    from trapeze_backends.contract import Job
     from trapeze_backends.worker import Worker
 
 __all__ = ["SERVERS", "UNUSABLE", "ChaussetteBackend", "backend"]
 
 SERVERS = {
     "wsgiref": ("", "trapeze_backends.chaussette_plain"),
-    "waitress": ("waitress", "trapeze_backends.chaussette_waitress"),
-    "gevent": ("gevent", "trapeze_backends.chaussette_gevent"),
-    "geventwebsocket": ("gevent-websocket", "trapeze_backends.chaussette_gevent"),
+    "waitress": ("waitress", "trapeze_backends.waitress"),
+    "gevent": ("gevent", "trapeze_backends.gevent"),
+    "geventwebsocket": ("gevent-websocket", "trapeze_backends.gevent"),
     "eventlet": ("eventlet", "trapeze_backends.chaussette_eventlet"),
-    "bjoern": ("bjoern", "trapeze_backends.chaussette_bjoern"),
+    "bjoern": ("bjoern", "trapeze_backends.bjoern"),
 }
-"""Servers that work: what pip calls them, and the module here that runs them."""
-
-LATER = {
-    "gevent": ("chaussette.backend._gevent", "gevent.resolver.thread", "encodings.idna"),
-    "geventwebsocket": ("chaussette.backend._geventwebsocket", "geventwebsocket.handler", "gevent.resolver.thread"),
-    "waitress": ("encodings.idna",),
-}
-"""What those modules import late."""
+"""Servers that work: what pip calls them, and the module here that runs them, or whose backend does."""
 
 UNUSABLE = {
     "meinheld": "meinheld 1.0.2 (2020) crashes at the first request on Python 3.11 and newer",
@@ -57,43 +51,6 @@ INSTEAD = {
 }
 
 MODULES = {"gevent-websocket": "geventwebsocket"}
-KEEPALIVE = frozenset({"waitress", "gevent", "geventwebsocket", "eventlet"})
-
-OPTIONS = {
-    "gevent": frozenset({"spawn"}),
-    "geventwebsocket": frozenset({"spawn"}),
-    "eventlet": frozenset({"max_size", "socket_timeout", "minimum_chunk_size", "url_length_limit", "debug"}),
-    "wsgiref": frozenset({"timeout"}),
-    "bjoern": frozenset(),
-}
-"""Options that each server takes; waitress has many and is asked itself."""
-
-OWNED = frozenset(
-    ["host", "port", "listen", "sockets", "unix_socket", "unix_socket_perms", "backlog", "url_prefix", "ipv4", "ipv6"]
-)
-"""Settings of waitress that belong to the supervisor, or are fields of the service."""
-
-
-_SPACE = {"space_before_colon": "its parser strips the name: put a proxy in front that refuses it, as nginx does"}
-_BOTH = {"length_and_chunked": "it keeps the connection after a request that has both: put a proxy in front"}
-_LENGTHS = {"two_lengths": "it takes one of them: put a proxy in front that refuses it, as nginx does"}
-
-LACKS = {
-    "wsgiref": {"chunked_request": "wsgiref does not decode chunks", **_LENGTHS, **_SPACE},
-    "waitress": _BOTH,
-    "gevent": {**_BOTH, **_LENGTHS, **_SPACE},
-    "geventwebsocket": {**_BOTH, **_LENGTHS, **_SPACE},
-    "eventlet": {"length_and_chunked": "it reads sizes of chunks as Python reads numbers", **_LENGTHS, **_SPACE},
-    "bjoern": {
-        "half_request": "bjoern refuses a head that comes in two pieces",
-        "client_address": "bjoern knows IPv4 addresses only",
-        "repeated_headers": "bjoern joins them without a comma",
-        **_BOTH,
-        **_LENGTHS,
-        **_SPACE,
-    },
-}
-"""Promises that a server cannot keep."""
 
 
 class ChaussetteBackend(Backend):
@@ -103,7 +60,16 @@ class ChaussetteBackend(Backend):
     interfaces = frozenset({"wsgi"})
 
     def __init__(self) -> None:
-        self.server = "waitress" if is_installed("waitress") else "wsgiref"
+        self._use("waitress" if is_installed("waitress") else "wsgiref")
+
+    def _use(self, server: str) -> None:
+        """Take over what that server says of itself."""
+        self.server = server
+        self.inner = _inner(server)
+        self.title = self.inner.title
+        self.fields = self.inner.fields
+        self.lacks = self.inner.lacks
+        self.speaks = self.inner.speaks
 
     def version(self) -> str:
         """chaussette's version, and which of its servers it is."""
@@ -114,36 +80,108 @@ class ChaussetteBackend(Backend):
         """Not installed, an unusable server, or options that the server does not know."""
         if not is_installed("chaussette"):
             return [Problem("backend", f"chaussette is not installed in {sys.prefix}", "pip install chaussette")]
-        options = dict(job.options)
-        self.server = options.pop("backend", self.server)
-        problem = _unusable(self.server)
+        server = job.options.get("backend", self.server)
+        problem = _unusable(server)
         if problem:
             return [problem]
-        self.lacks = LACKS[self.server]
-        return [*_check_fields(job, self.server), *_check_options(options, self.server)]
+        self._use(server)
+        problems = self.inner.check(self._inner_job(job))
+        self.speaks = self.inner.speaks
+        return problems
+
+    def _inner_job(self, job: Job) -> Job:
+        """The job as the backend of that server wants it."""
+        inner = Job(job.raw)
+        inner.options = _inner_options(job, self.server)
+        return inner
+
+    def trusted(self, job: Job) -> list[str] | None:
+        """What the server's own settings say."""
+        return self.inner.trusted(self._inner_job(job))
 
     def prepare(self, job: Job) -> None:
         """Patch the standard library for the servers of green threads."""
-        self.server = job.options.get("backend", self.server)
-        if self.server in ("gevent", "geventwebsocket"):
-            from gevent import monkey
-
-            monkey.patch_all()
-        elif self.server == "eventlet":
-            from trapeze_backends.green import patch_eventlet
-
-            patch_eventlet()
+        self.inner.prepare(self._inner_job(job))
 
     def preload(self, job: Job, interface: str) -> None:
         """The module of the server, and what that imports when it runs."""
-        for module in (SERVERS[self.server][1], *LATER.get(self.server, ())):
-            __import__(module)
+        self.inner.preload(self._inner_job(job), interface)
 
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
-        """Hand over to the module of the server."""
-        module = SERVERS[self.server][1]
+        """Hand over to the server."""
+        worker.job.options = _inner_options(worker.job, self.server)
+        self.inner.run(app, sockets, worker)
+
+
+class _Own(Backend):
+    """A server of chaussette's own."""
+
+    module = ""
+    kinds: dict[str, type] = {}
+
+    def check(self, job: Job) -> list[Problem]:
+        """Options that it does not know."""
+        return check_names(self.title, job.options, self.kinds, {}) + check_kinds(job.options, self.kinds)
+
+    def preload(self, job: Job, interface: str) -> None:
+        """The module that runs it."""
+        __import__(self.module)
+
+    def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
+        """Hand over to the module that runs it."""
+        __import__(self.module)
+        sys.modules[self.module].run(app, sockets, worker)
+
+
+class _Wsgiref(_Own):
+    """One request at a time."""
+
+    module = "trapeze_backends.chaussette_plain"
+    kinds = {"timeout": float}
+    fields = {"threads": "no: has no threads, waitress has", "keepalive": "no: closes after each answer"}
+
+
+class _Eventlet(_Own):
+    """Green threads."""
+
+    module = "trapeze_backends.chaussette_eventlet"
+    kinds = {
+        "max_size": int,
+        "socket_timeout": float,
+        "minimum_chunk_size": int,
+        "url_length_limit": int,
+        "debug": bool,
+    }
+    fields = {"threads": "no: has no threads, waitress has", "keepalive": "native"}
+    lacks = {"length_and_chunked": "it reads sizes of chunks as Python reads numbers"}
+
+    def prepare(self, job: Job) -> None:
+        """Patch the standard library."""
+        from trapeze_backends.green import patch_eventlet
+
+        patch_eventlet()
+
+
+OWN = {"wsgiref": _Wsgiref, "eventlet": _Eventlet}
+
+
+def _inner(server: str) -> Backend:
+    """The backend that does the work of one of chaussette's servers."""
+    if server in OWN:
+        inner: Backend = OWN[server]()
+    else:
+        module = SERVERS[server][1]
         __import__(module)
-        sys.modules[module].run(app, sockets, worker, self.server)
+        inner = sys.modules[module].backend()
+    inner.title = f"chaussette's {server}"
+    return inner
+
+
+def _inner_options(job: Job, server: str) -> dict[str, Any]:
+    options = {name: value for name, value in job.options.items() if name != "backend"}
+    if server == "geventwebsocket":
+        options["websocket"] = True
+    return options
 
 
 def _unusable(server: object) -> Problem | None:
@@ -158,48 +196,6 @@ def _unusable(server: object) -> Problem | None:
     if package and not is_installed(MODULES.get(package, package)):
         return Problem("options.backend", f"{package} is not installed in {sys.prefix}", f"pip install {package}")
     return None
-
-
-def _check_fields(job: Job, server: str) -> list[Problem]:
-    problems = []
-    if job.threads is not None and server != "waitress":
-        problems.append(Problem("threads", f"chaussette's {server} has no threads", "leave it out, or use waitress"))
-    if job.keepalive is not None and server not in KEEPALIVE:
-        reason = "closes after each answer" if server == "wsgiref" else "has no such setting"
-        problems.append(Problem("keepalive", f"chaussette's {server} {reason}", "leave it out"))
-    if server == "bjoern" and job.stop_signal == 2:
-        problems.append(Problem("stop_signal", "bjoern keeps SIGINT for itself", 'use "TERM"'))
-    return problems
-
-
-def _check_options(options: dict[str, Any], server: str) -> list[Problem]:
-    if not options:
-        return []
-    if server == "waitress":
-        return _check_waitress(options)
-    known = sorted(OPTIONS[server])
-    hint = f"it knows {', '.join(known)}" if known else "it has none"
-    return [
-        Problem(f"options.{name}", f"chaussette's {server} has no such setting", hint)
-        for name in options
-        if name not in known
-    ]
-
-
-def _check_waitress(options: dict[str, Any]) -> list[Problem]:
-    from waitress.adjustments import Adjustments
-
-    problems = []
-    for name, value in options.items():
-        if name in OWNED:
-            reason = f"waitress's {name} has no place here: the supervisor does that"
-            problems.append(Problem(f"options.{name}", reason))
-            continue
-        try:
-            Adjustments(**{name: value})
-        except (ValueError, TypeError) as error:
-            problems.append(Problem(f"options.{name}", f"waitress: {error}"))
-    return problems
 
 
 backend = ChaussetteBackend

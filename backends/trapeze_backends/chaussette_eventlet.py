@@ -15,6 +15,7 @@ from chaussette.backend import _eventlet
 from eventlet.green import socket as green_socket
 from eventlet.greenio import shutdown_safe
 
+from trapeze_backends.ambiguous import ambiguity
 from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
@@ -26,9 +27,9 @@ MAX_SIZE = 1024
 """Connections at a time; eventlet's default."""
 
 
-def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
-    options = {key: value for key, value in worker.job.options.items() if key != "backend"}
+    options = dict(worker.job.options)
     pool = eventlet.GreenPool(options.pop("max_size", MAX_SIZE))
     keepalive = worker.job.keepalive if worker.job.keepalive is not None else True
     connections: list[Any] = []
@@ -118,6 +119,18 @@ class Protocol(eventlet.wsgi.HttpProtocol):
         environ["wsgi.input_terminated"] = True
         environ["eventlet.headers_raw"] = environ.pop("headers_raw", ())  # names without a dot are CGI's, and texts
         return environ
+
+    def parse_request(self) -> bool:
+        """False if the request was refused."""
+        if not super().parse_request():
+            return False
+        reason = ambiguity(self.headers)
+        if reason:
+            self.send_error(400, f"The request has {reason}.")
+        return not reason
+
+    def log_error(self, *args: Any) -> None:
+        """A bad request is no error of ours."""
 
     def _read_request_line(self) -> Any:
         if self.rfile.closed:

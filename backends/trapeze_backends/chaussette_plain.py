@@ -14,7 +14,9 @@ from wsgiref.simple_server import WSGIRequestHandler
 
 from chaussette.backend import _wsgiref
 
+from trapeze_backends.ambiguous import ambiguity
 from trapeze_backends.chaussette_common import with_socket
+from trapeze_backends.chunks import dechunked
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app, host_and_port
 
@@ -27,7 +29,7 @@ TIMEOUT = 10.0
 """Seconds a silent client may hold the worker, which serves nobody else meanwhile."""
 
 
-def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop; the request under way is finished."""
     timeout = worker.job.options.get("timeout", TIMEOUT)
     handler = type("Handler", (Handler,), {"timeout": timeout})
@@ -97,8 +99,30 @@ class Server(_wsgiref.ChaussetteServer):
 class Handler(_wsgiref.ChaussetteHandler):
     """chaussette's replaces each client's address by 0.0.0.0."""
 
+    chunked: Any = None
+    rfile: Any
+
     def __init__(self, sock: socket.socket, address: Any, server: Any) -> None:
         WSGIRequestHandler.__init__(self, sock, address, server)
+
+    def parse_request(self) -> bool:
+        """False if the request was refused."""
+        if not super().parse_request():
+            return False
+        reason = ambiguity(self.headers)
+        if reason:
+            self.send_error(400, f"The request has {reason}.")
+            return False
+        if "transfer-encoding" in self.headers:
+            self.chunked = self.rfile
+            self.rfile = dechunked(self.chunked)  # which is what the app is given to read from
+        return True
+
+    def get_environ(self) -> Any:
+        """The app may read up to the end, if there is one."""
+        environ = super().get_environ()
+        environ["wsgi.input_terminated"] = self.chunked is not None
+        return environ
 
     def address_string(self) -> str:
         """Without a look-up of names."""
@@ -108,6 +132,8 @@ class Handler(_wsgiref.ChaussetteHandler):
         """The client may have gone."""
         with contextlib.suppress(ConnectionError):
             super().finish()
+        if self.chunked is not None:
+            self.chunked.close()
 
     def log_message(self, *args: Any) -> None:
         """The access log is ours, and only where it is wanted."""

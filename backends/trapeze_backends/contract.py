@@ -155,6 +155,10 @@ class Backend:
     """
 
     name: str = ""
+    title: str = ""
+    """What messages call it, if that is not its name: "chaussette's gevent"."""
+    note: str = ""
+    """What its users have to know before they choose it, in one line."""
     interfaces: frozenset[str] = frozenset()
     """What it serves: "wsgi", "asgi" or both. An ASGI app always arrives as ASGI 3."""
     speaks: frozenset[str] = frozenset()

@@ -42,6 +42,7 @@ PROMISES = {
     "in_flight": "requests under way are answered before a worker leaves",
     "unread": "connections that were accepted and not read yet are answered before a worker leaves",
     "kept": "kept connections are told that they close, and idle ones stay open for drain_grace",
+    "pipelining": "requests that come at once on one connection are answered in their order",
     "half_request": "half a request is waited for when a worker leaves",
     "endless": "WebSockets and streams without an end are ended at drain_grace",
     "heartbeat": "a main loop that stands still is found",
@@ -77,8 +78,12 @@ def field_problems(backend: Backend, job: Job) -> list[Problem]:
     for field in FIELDS:
         how, why = _answer(backend, field)
         if how == NO and is_set(job, field):
-            found.append(Problem(field, f"{backend.name} {why or 'has no such setting'}", "leave it out"))
+            found.append(Problem(field, f"{_title(backend)} {why or 'has no such setting'}", "leave it out"))
     return found
+
+
+def _title(backend: Backend) -> str:
+    return getattr(backend, "title", "") or backend.name
 
 
 def _answer(backend: Backend, field: str) -> tuple[str, str]:
@@ -95,4 +100,5 @@ def describe(backend: Backend) -> dict[str, Any]:
         "fields": {field: how for field, (how, _) in answers.items()},
         "why": {field: why for field, (how, why) in answers.items() if why},
         "lacks": dict(getattr(backend, "lacks", {})),
+        "note": getattr(backend, "note", ""),
     }

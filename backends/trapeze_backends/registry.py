@@ -18,6 +18,11 @@ ENTRY_POINTS = "trapeze.backends"
 BUILT_IN = {
     "gunicorn": "trapeze_backends.gunicorn",
     "uvicorn": "trapeze_backends.uvicorn",
+    "waitress": "trapeze_backends.waitress",
+    "gevent": "trapeze_backends.gevent",
+    "cheroot": "trapeze_backends.cheroot",
+    "bjoern": "trapeze_backends.bjoern",
+    "werkzeug": "trapeze_backends.werkzeug",
     "chaussette": "trapeze_backends.chaussette",
     "fastpysgi": "trapeze_backends.fastpysgi",
     "granian": "trapeze_backends.granian",

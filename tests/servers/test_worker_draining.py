@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.drainload import APP, Load
 from tests.support.server import Listener
-from tests.support.workerkit import BACKENDS, Case, WorkerProcess
+from tests.support.workerkit import BACKENDS, Case, WorkerProcess, lacks
 
 Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]
@@ -39,10 +39,8 @@ every_server = pytest.mark.parametrize("case", [*BACKENDS, *MORE], ids=str)
 async def replaced_under_load(case: Case, listeners: list[Listener], worker: Spawn, signum: int, requests: int) -> Load:
     """Replace workers one after the other while clients are at it."""
     load = Load(listeners, keepalive=case.keepalive, think=GRACE / 2)
-    if case.name == "chaussette-bjoern":
-        # Also while nobody leaves it answers 400 to a head that was cut within a header, and mixes up the answers of
-        # requests that come at once. And half a request on a Unix socket cannot be told from none.
-        load.whole = True
+    load.whole = bool(lacks(case, "half_request") or lacks(case, "pipelining"))
+    if lacks(case, "half_request"):  # on a Unix socket, it cannot be told from none
         load.slowly = [listener for listener in listeners if not listener.path]
     loop = asyncio.get_running_loop()
 

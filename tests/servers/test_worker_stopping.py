@@ -201,8 +201,6 @@ worker.process.wait()
 @every_server
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT], ids=["INT", "QUIT"])
 def test_fast_stop_waits_for_nobody(case: Case, signum: int, worker: Spawn, connect: Connect, tcp: Make) -> None:
-    if case.name == "chaussette-bjoern" and signum == signal.SIGINT:
-        pytest.skip("bjoern keeps SIGINT for itself: it drains")
     listener = tcp()
     process = start(worker, case, [listener])
     kept = connect(listener)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,20 @@ from tests.support.server import Listener
 from tests.support.wait import until
 from trapeze.boot import BOOT
 
-__all__ = ["APP", "BACKENDS", "PATIENCE", "ROOT", "Case", "Connection", "Talking", "WorkerProcess", "check", "run_job"]
+__all__ = [
+    "APP",
+    "BACKENDS",
+    "PATIENCE",
+    "ROOT",
+    "Case",
+    "Connection",
+    "Talking",
+    "WorkerProcess",
+    "about",
+    "check",
+    "lacks",
+    "run_job",
+]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -96,6 +110,8 @@ class Case(NamedTuple):
     """It keeps connections open between requests."""
     concurrent: bool = True
     """It serves other connections while one request is under way."""
+    split: bool = False
+    """Its requests are answered by children of the worker."""
 
     def __str__(self) -> str:
         return self.name
@@ -117,7 +133,14 @@ BACKENDS = [
     _chaussette("gevent"),
     _chaussette("geventwebsocket"),
     _chaussette("eventlet"),
-    _chaussette("bjoern", concurrent=False),
+    _chaussette("bjoern", concurrent=False, split=True),
+    Case("waitress", "waitress", {}),
+    Case("gevent", "gevent", {}),
+    Case("gevent-websocket", "gevent", {"websocket": True}),
+    Case("cheroot", "cheroot", {}),
+    Case("bjoern", "bjoern", {}, concurrent=False, split=True),
+    Case("werkzeug", "werkzeug", {}, keepalive=False),
+    Case("werkzeug-single", "werkzeug", {"threaded": False}, keepalive=False, concurrent=False),
     Case("fastpysgi", "fastpysgi", {}, concurrent=False),
     Case("granian-wsgi", "granian", {}),
     Case("granian-asgi", "granian", {}, interface="asgi"),
@@ -295,8 +318,8 @@ class Connection:
         assert line, "the connection was closed without an answer"
         headers: dict[str, str] = {}
         while (header := self.stream.readline().decode().strip()) != "":
-            name, _, value = header.partition(":")
-            headers[name.lower()] = value.strip().lower()
+            name, _, value = header.lower().partition(":")
+            headers[name] = f"{headers.get(name, '')} {value.strip()}".strip()
         body = self.stream.read(int(headers.get("content-length", 0)))
         return int(line.split()[1]), headers, body
 
@@ -349,6 +372,22 @@ def check(**fields: Any) -> dict[str, Any]:
     assert done.err == "", done
     answer: dict[str, Any] = json.loads(done.out)
     return answer
+
+
+@cache
+def _about(backend: str, options: str, interface: str) -> dict[str, Any]:
+    return check(backend=backend, options=json.loads(options), interface=interface)
+
+
+def about(case: Case) -> dict[str, Any]:
+    """What the backend of a case says of itself: `lacks`, `fields` and so on."""
+    return _about(case.backend, json.dumps(case.options), case.interface)
+
+
+def lacks(case: Case, promise: str) -> str:
+    """Why the server of a case cannot keep a promise; "" if it can."""
+    why: str = about(case)["lacks"].get(promise, "")
+    return why
 
 
 def gone(pid: int) -> None:

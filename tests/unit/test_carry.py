@@ -74,7 +74,12 @@ LEFT: dict[type, dict[str, str]] = {
         "_scheduled": "the same",
         "_timer": "the same",
     },
-    Chronicle: {"_clock": "the machine's", "_journal": "the supervisor's", "when_failed": "said anew"},
+    Chronicle: {
+        "_clock": "the machine's",
+        "_journal": "the supervisor's",
+        "when_failed": "said anew",
+        "suggests": "what runs has run before",
+    },
     Supervisor: {
         "upgrade": "the new one",
         "load": "of the command line",

@@ -140,6 +140,7 @@ SERVERS = {
     "uvicorn",
     "uvloop",
     "waitress",
+    "werkzeug",
 }
 """What `trapeze` never imports: it runs in the worker."""
 
@@ -147,13 +148,18 @@ PEOPLE_ONLY = {"click": {"people"}, "rich": {"people"}, "watchfiles": {"doors", 
 """Libraries that cost the supervisor memory: group(s) that may import them."""
 
 ADAPTED: dict[str, set[str]] = {
-    "chaussette": {"chaussette", "waitress", "gevent", "eventlet", "geventwebsocket", "bjoern"},
+    "bjoern": {"bjoern"},
+    "chaussette": {"chaussette", "eventlet"},
+    "cheroot": {"cheroot"},
     "fastpysgi": {"_fastpysgi", "fastpysgi"},
+    "gevent": {"gevent", "geventwebsocket"},
     "granian": {"granian", "uvloop"},
     "gunicorn": {"gunicorn", "gevent", "eventlet"},
     "green": {"gevent", "eventlet"},
     "uvicorn": {"uvicorn", "uvloop", "httptools"},
+    "waitress": {"waitress"},
     "warm": {"django"},
+    "werkzeug": {"werkzeug"},
 }
 """What a module of the worker side may import besides the standard library: the server it adapts. A key also stands
 for modules that begin with it (`gunicorn_asgi`, `gunicorn.workers`)."""

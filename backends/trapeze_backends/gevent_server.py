@@ -1,4 +1,4 @@
-"""chaussette's gevent and geventwebsocket servers. The standard library was patched before the app was imported."""
+"""gevent's WSGIServer with a stop that drains. The standard library was patched before the app was imported."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 
 import gevent
 import gevent.event
+import gevent.pywsgi
 import gevent.socket
 
-from trapeze_backends.chaussette_common import with_socket
+from trapeze_backends.ambiguous import ambiguity
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app
 
 __all__ = ["run"]
 
+GOODBYE = 1.0
+"""Seconds that a client has to answer the close frame of a WebSocket."""
 
-def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+
+def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
-    module, base = _chaussette_module(name)
+    options = worker.job.options
     live: set[Any] = set()
-    handler = _handler(base, live, worker)
-    spawn = worker.job.options.get("spawn", "default")
+    handler = _handler(_base_handler(options.get("websocket", False)), live, worker)
     servers = []
     for sock in sockets:
         green = gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        server = with_socket(
-            module,
-            module.Server,
+        server = gevent.pywsgi.WSGIServer(
             green,
             adapt_app(app, green, worker, tell=True),
-            worker,
-            spawn=spawn,
+            spawn=options.get("spawn", "default"),
             log=None,
             handler_class=handler,
-            environ={"wsgi.multiprocess": True},  # makes gevent accept one connection at a time: siblings get theirs
+            # What is said of several processes makes gevent accept one connection at a time: siblings get theirs.
+            environ={**options.get("environ", {}), "wsgi.multiprocess": True},
         )
-        server.handler_class = handler
         servers.append(server)
     stop = gevent.event.Event()
     _catch_signals(worker, stop)
@@ -67,15 +67,12 @@ def _catch_signals(worker: Worker, stop: Any) -> None:
         gevent.signal_handler(number, worker.leave_now)
 
 
-def _chaussette_module(name: str) -> tuple[Any, type[Any]]:
-    if name == "geventwebsocket":
-        from chaussette.backend import _geventwebsocket
+def _base_handler(websocket: bool) -> type[Any]:
+    if websocket:
         from geventwebsocket.handler import WebSocketHandler
 
-        return _geventwebsocket, WebSocketHandler
-    from chaussette.backend import _gevent
-
-    return _gevent, _gevent.CustomWSGIHandler
+        return WebSocketHandler  # type: ignore[no-any-return]
+    return gevent.pywsgi.WSGIHandler  # type: ignore[no-any-return]
 
 
 def _handler(base: type[Any], live: set[Any], worker: Worker) -> type[Any]:
@@ -85,7 +82,14 @@ def _handler(base: type[Any], live: set[Any], worker: Worker) -> type[Any]:
         """Knows whether it waits for a request."""
 
         idle_since: float | None = None
+        closed_since: float | None = None
         served = 0
+
+        def __init__(self, sock: Any, address: Any, server: Any) -> None:
+            if not isinstance(address, tuple):
+                # Unix peers have no address. gevent-websocket knows its clients by it, so that each needs one.
+                address = ("", id(self))
+            super().__init__(sock, address, server)
 
         def handle(self) -> None:
             live.add(self)
@@ -108,6 +112,14 @@ def _handler(base: type[Any], live: set[Any], worker: Worker) -> type[Any]:
                 self.idle_since = None
                 self.served += 1
 
+        def MessageClass(self, *args: Any) -> Any:  # noqa: N802  (theirs)
+            """The headers; a request that may be understood in two ways is answered 400."""
+            headers = super().MessageClass(*args)
+            reason = ambiguity(headers)
+            if reason:
+                raise ValueError(reason)
+            return headers
+
     return Handler
 
 
@@ -125,9 +137,24 @@ def _close_if_idle(handler: Any) -> None:
     if sock is None:
         return
     if getattr(handler, "websocket", None) is not None:
-        handler.websocket.close(1012, b"service restart")
+        _close_websocket(handler, sock)
     elif handler.idle_since is not None and not unread_bytes(sock.fileno()):
-        try:
-            sock.shutdown(socket.SHUT_RD)  # its read returns "", and it closes
-        except OSError:
-            return
+        _end_reading(sock)
+
+
+def _close_websocket(handler: Any, sock: Any) -> None:
+    now = time.monotonic()
+    if handler.closed_since is None:
+        handler.closed_since = now
+        # By itself: a client that reads nothing must not hold up the others.
+        gevent.spawn(handler.websocket.close, 1012, b"service restart")
+    elif now >= handler.closed_since + GOODBYE:
+        _end_reading(sock)
+
+
+def _end_reading(sock: Any) -> None:
+    """Its read returns nothing, and it closes."""
+    try:
+        sock.shutdown(socket.SHUT_RD)
+    except OSError:
+        return

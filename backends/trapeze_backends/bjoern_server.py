@@ -1,13 +1,15 @@
-"""chaussette's bjoern server: one C loop per process and listener, which can be stopped by SIGINT only.
+"""bjoern's server: one C loop per process and listener, which can be stopped by SIGINT only.
 
 While the loop sleeps no signal handler written in Python runs, so a thread reads signals from the wake-up descriptor.
-It turns the stop signal into the SIGINT that makes bjoern stop accepting, and closes connections that stay idle, since
-bjoern waits for those for ever. With several sockets there is one process per socket.
+When the worker is to leave, it calls what the loop (libev) has installed for SIGINT, which makes bjoern stop accepting,
+and closes connections that stay idle, since bjoern waits for those for ever. SIGINT itself stays what it is for every
+worker, the wish that it leaves at once. With several sockets there is one process per socket.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -17,9 +19,8 @@ import threading
 import time
 from typing import Any
 
-from chaussette.backend import _bjoern
+import bjoern
 
-from trapeze_backends.chaussette_common import with_socket
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.process import follow_parent
 from trapeze_backends.worker import Worker
@@ -28,7 +29,7 @@ from trapeze_backends.wsgi_common import adapt_app
 __all__ = ["run"]
 
 
-def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> None:
+def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
     if len(sockets) > 1:
         _run_each(app, sockets, worker)
@@ -39,19 +40,49 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker, name: str) -> No
 def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
     calls = [0, 0]
     watched = _watched(adapt_app(app, sock, worker, tell=True, nameless=sock.family == socket.AF_INET6), calls)
-    server = with_socket(_bjoern, _bjoern.Server, sock, watched, worker)
     read, write = os.pipe()
     os.set_blocking(write, False)
-    for number in worker.graceful_signals | {signal.SIGQUIT}:
+    for number in worker.graceful_signals | worker.fast_signals | {signal.SIGINT}:
         signal.signal(number, lambda signum, frame: None)
-    # Ignored until bjoern's loop catches it: that is how the thread sees that the loop runs. (At its end bjoern trips
-    # SIGINT without holding the interpreter lock: harmless for an ignored signal, a crash for a default one.)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    threading.Thread(target=_obey, args=(read, sock, worker, calls), name="signals", daemon=True).start()
-    worker.ready()
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    interrupt = _Interrupt()
+    threading.Thread(target=_obey, args=(read, sock, worker, calls, interrupt), name="signals", daemon=True).start()
+    bjoern.server_run(sock, watched)
+
+
+class _Interrupt:
+    """SIGINT, of which Python and libev both want to be told."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        self._libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+        self._pythons = self._handler()
+        self._libevs = self._pythons
+
+    def _handler(self) -> int:
+        """The address of what is installed; 0 is the default. It comes first in the structure."""
+        action = ctypes.create_string_buffer(512)
+        self._libc.sigaction(int(signal.SIGINT), None, action)
+        return int(ctypes.c_void_p.from_buffer(action).value or 0)
+
+    def _install_pythons(self) -> None:
+        self._libc.signal(int(signal.SIGINT), self._pythons)
+
+    def wait_for_loop(self) -> None:
+        """Until libev's handler is there: the loop runs. Python's is put back."""
+        while self._handler() == self._pythons:
+            time.sleep(0.002)
+        self._libevs = self._handler()
+        self._install_pythons()
+
+    def stop_loop(self) -> None:
+        """As if SIGINT had come to libev, whose handlers may be called in any thread."""
+        ctypes.CFUNCTYPE(None, ctypes.c_int)(self._libevs)(int(signal.SIGINT))
+
+    def keep(self) -> None:
+        """Once the loop has noticed, it puts back the default, by which SIGINT kills."""
+        if self._handler() != self._pythons:
+            self._install_pythons()
 
 
 def _watched(app: Any, calls: list[int]) -> Any:
@@ -81,36 +112,30 @@ def _wait(signals: int, worker: Worker, calls: list[int]) -> bytes:
             return os.read(signals, 64)
 
 
-def _obey(signals: int, sock: socket.socket, worker: Worker, calls: list[int]) -> None:
+def _obey(signals: int, sock: socket.socket, worker: Worker, calls: list[int], interrupt: _Interrupt) -> None:
     """Thread: wait for a signal to leave, then see the drain through."""
+    interrupt.wait_for_loop()
+    worker.ready()
     while not worker.stopping:
         for number in _wait(signals, worker, calls):
-            if number == signal.SIGQUIT:
+            if number in worker.fast_signals:
                 worker.leave_now()
             elif number in worker.graceful_signals:
                 worker.stop()
     family, address = sock.family, sock.getsockname()
-    while not _catches(signal.SIGINT):
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGINT)
+    interrupt.stop_loop()
     grace = time.monotonic() + worker.job.drain_grace
     end = time.monotonic() + worker.job.patience
     os.set_blocking(signals, False)
     while time.monotonic() < end:
+        interrupt.keep()
         with contextlib.suppress(BlockingIOError):
-            if signal.SIGQUIT in os.read(signals, 64):
+            if signal.SIGQUIT in os.read(signals, 64):  # SIGINT is tripped by bjoern itself, at its end
                 break
         if time.monotonic() >= grace:
             _close_idle(family, address)
         time.sleep(0.05)
     worker.leave_now()
-
-
-def _catches(signum: int) -> bool:
-    """Does this process have a handler for the signal, whoever installed it?"""
-    with open("/proc/self/status") as status:
-        caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt:"))
-    return bool(caught & 1 << (signum - 1))
 
 
 def _close_idle(family: int, address: Any) -> None:
