@@ -67,6 +67,7 @@ class KeptSocket(Struct, omit_defaults=True, kw_only=True):
     """Of the file that we made for it."""
     inode: Inode = (-1, -1)
     borrowed: bool = False
+    reserved: bool = False
 
 
 class KeptGeneration(Struct, omit_defaults=True, kw_only=True):
@@ -114,6 +115,7 @@ class KeptProcess(Struct, omit_defaults=True, kw_only=True):
     error: tuple[str, str, str] | None = None
     overran: float | None = None
     held: list[int] = []
+    own: list[KeptSocket] = []
     tail: list[str] = []
     inside: bool = False
     """Its last line goes on."""
@@ -227,6 +229,7 @@ class Document(Struct, kw_only=True):
                 yield service.board
             for process in service.processes:
                 yield from process.child.descriptors
+                yield from (each.fd for each in process.own)
 
     @property
     def resolved(self) -> Resolved:

@@ -133,6 +133,31 @@ class Generation(Struct, frozen=True, kw_only=True):
         """The pre_start commands."""
         return [self.spec.pre_start] if isinstance(self.spec.pre_start, str) else self.spec.pre_start
 
+    def own_sockets(self) -> list[ListenSocket]:
+        """Sockets for one worker alone: one beside each that is reserved. A command is told of none that is not
+        listened on.
+
+        Raises:
+            OSError: they cannot be made.
+        """
+        made: list[ListenSocket] = []
+        try:
+            for held in self.sockets:
+                if held.reserved:
+                    made.append(held.beside(listening=self.spec.app is None))
+        except BaseException:
+            for each in made:
+                each.close()
+            raise
+        return made
+
+    def with_own(self, own: Sequence[ListenSocket]) -> Generation:
+        """The same for one worker, whose own sockets stand in the place of those that are reserved."""
+        if not own:
+            return self
+        left = iter(own)
+        return replace(self, sockets=[next(left) if held.reserved else held for held in self.sockets])
+
     def launch(self, name: str, index: int, more: Mapping[str, object] | None = None) -> Launch:
         """How to start the worker of slot `index`; `more` goes into the Job of a worker of ours."""
         spec = self.spec

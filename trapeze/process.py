@@ -76,8 +76,10 @@ class Process:
         """It is a worker of ours, that says when it has taken note of its stop signal."""
         self.heard_stop = False
         """It has said so."""
-        self.held: Sequence[ListenSocket] = ()
+        self.held: list[ListenSocket] = []
         """Sockets whose queue has to be empty before it gets its stop signal; see `lastout`."""
+        self.own: Sequence[ListenSocket] = ()
+        """Sockets that nobody else accepts on (`reuse_port`); ours are closed when it is to close its own."""
         self.error: tuple[str, str, str] | None = None
         """Message, traceback and hint of a worker that could not start."""
         self.overran: float | None = None
@@ -127,6 +129,8 @@ class Process:
             self.state, self.since = next_state, now
             self.why = why
             self.stop_probe()
+            if next_state is State.EXITED:
+                self._let_go()
         self._carry_out(effect, now, extend)
         return next_state is not before
 
@@ -137,10 +141,17 @@ class Process:
 
     def release(self, now: float) -> None:
         """Send the stop signal that was held back, and say before how much of the time is left."""
-        self.held = ()
+        self.held = []
         if self.handle is not None:
             self.handle.tell(f"STOP_TIMEOUT={max(0.0, (self.deadline or now) - now):.3f}")
             self.handle.send(self._timeouts.stop_signal)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Held by us, they would go on listening when it has closed them."""
+        for sock in self.own:
+            sock.close()
+        self.own = ()
 
     def _carry_out(self, effect: Effect, now: float, extend: float) -> None:
         if effect is Effect.ACCEPTED:
@@ -150,6 +161,8 @@ class Process:
             self._deadlines[State.STOPPING] = now + self._timeouts.stop
             if effect is Effect.TERMINATE and self.handle is not None and not self.held:
                 self.handle.send(self._timeouts.stop_signal)
+            if not self.held:
+                self._let_go()
         elif effect is Effect.DUMP:
             self._deadlines[State.KILLING] = now + TO_DUMP
             self.dump()

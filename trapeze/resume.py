@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from trapeze import __version__, carry
-from trapeze.carry import Document, KeptProcess, KeptService
+from trapeze.carry import Document, KeptProcess, KeptService, KeptSocket
 from trapeze.config import Resolved, as_written
 from trapeze.console import Console
 from trapeze.ear import Ear
@@ -77,13 +77,14 @@ def claim_of(document: Document) -> Claim:
 
 def sockets_of(document: Document) -> dict[int, ListenSocket]:
     """The listening sockets, by descriptor."""
-    found = {}
-    for kept in document.sockets:
-        file = SocketFile(kept.path, kept.inode) if kept.path else None
-        spec = carry.spec_of(SocketSpec, kept.spec)
-        sock = socket.socket(fileno=kept.fd)
-        found[kept.fd] = ListenSocket(kept.name, kept.address, sock, spec, file, borrowed=kept.borrowed)
-    return found
+    return {kept.fd: _socket(kept) for kept in document.sockets}
+
+
+def _socket(kept: KeptSocket) -> ListenSocket:
+    file = SocketFile(kept.path, kept.inode) if kept.path else None
+    spec = carry.spec_of(SocketSpec, kept.spec)
+    sock = socket.socket(fileno=kept.fd)
+    return ListenSocket(kept.name, kept.address, sock, spec, file, borrowed=kept.borrowed, reserved=kept.reserved)
 
 
 def supervisor_of(
@@ -160,7 +161,9 @@ def _process(kept: KeptProcess, service: Service, supervisor: Supervisor, socket
     process = Process(kept.id, kept.index, kept.generation, kept.timeouts, kept.born, role=kept.role)
     for field in _SAME:
         setattr(process, field, getattr(kept, field))
-    process.held = [sockets[fd] for fd in kept.held]
+    process.own = [_socket(each) for each in kept.own]
+    own = {held.fd: held for held in process.own}
+    process.held = [own[fd] if fd in own else sockets[fd] for fd in kept.held]
     process.tail.extend(kept.tail)
     process._deadlines = {State(state): at for state, at in kept.deadlines.items()}
     process._verdict = kept.verdict

@@ -108,6 +108,7 @@ def _socket(held: ListenSocket) -> KeptSocket:
         path=held.file.path if held.file is not None else "",
         inode=held.file.inode if held.file is not None else (-1, -1),
         borrowed=held.borrowed,
+        reserved=held.reserved,
     )
 
 
@@ -181,6 +182,7 @@ def _process(service: Service, process: Process, handle: Followed) -> KeptProces
         child=handle.keep(),
         timeouts=process._timeouts,
         held=[held.fd for held in process.held],
+        own=[_socket(held) for held in process.own],
         tail=list(process.tail),
         inside=isinstance(listener, Ear) and listener.inside,
         deadlines={state.value: at for state, at in process._deadlines.items()},

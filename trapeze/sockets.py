@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 
-from trapeze import doorstep, holders
+from trapeze import doorstep, tcpsockets
 from trapeze.addresses import Abstract, Address, Inherited, Systemd, Tcp, Unix, parse, problems
 from trapeze.errors import BindError
 from trapeze.holders import cannot_listen
@@ -25,7 +25,7 @@ FIRST_FD = 3
 class ListenSocket:
     """One socket that is listened on. Its file description is shared with every worker that inherits it."""
 
-    __slots__ = ("address", "borrowed", "fd", "file", "name", "sock", "spec")
+    __slots__ = ("address", "borrowed", "fd", "file", "name", "reserved", "sock", "spec")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class ListenSocket:
         file: SocketFile | None = None,
         *,
         borrowed: bool = False,
+        reserved: bool = False,
     ) -> None:
         """Wrap a socket that listens; `file` is the one we made for it, which is ours to remove."""
         self.name = name
@@ -47,6 +48,8 @@ class ListenSocket:
         self.file = file
         self.borrowed = borrowed
         """It was passed to us (fd://, systemd:): another process holds it too, and goes on when we have gone."""
+        self.reserved = reserved
+        """It only keeps the address (`reuse_port`), and nobody accepts on it: each worker gets one of its own."""
 
     def __repr__(self) -> str:
         return f"<ListenSocket {self.name} {self.address} fd {self.fd}>"
@@ -113,6 +116,20 @@ class ListenSocket:
         """Does a connection wait in its queue?"""
         return doorstep.waiting(self.sock)
 
+    def beside(self, *, listening: bool) -> ListenSocket:
+        """For one that is reserved: another on its address, for one worker.
+
+        Args:
+            listening: from now on; else it is for the worker to say when.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        sock = tcpsockets.beside(self.sock, dual_stack=self.spec.dual_stack)
+        if listening:
+            sock.listen(self.spec.backlog)
+        return ListenSocket(self.name, self.address, sock, self.spec)
+
     def unlink(self) -> None:
         """Remove our Unix socket file, if it is still ours, so that no new client comes. Safe to call twice."""
         if self.file is not None:
@@ -148,7 +165,7 @@ def open_sockets(
     replaces: Sequence[ListenSocket] = (),
     keep: Sequence[ListenSocket] = (),
 ) -> list[ListenSocket]:
-    """Open every address of a section: non-blocking, close-on-exec, listening.
+    """Open every address of a section: non-blocking, close-on-exec, listening (or reserved, with `reuse_port`).
 
     Args:
         name: of the section.
@@ -222,8 +239,12 @@ def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) ->
     """
     for each in replaces:
         if each.file is None and each.sock.getsockname() == where and each.spec.dual_stack == spec.dual_stack:
+            if each.reserved != spec.reuse_port:
+                reason = f"cannot listen on {each.address}: reuse_port cannot change while workers accept there"
+                raise BindError(reason, hint="restart the supervisor, or take another address")
             sock = each.sock.dup()
-            _prepare(sock, spec, again=True)
+            if not each.reserved:
+                _prepare(sock, spec, again=True)
             return sock, each.borrowed
     return None
 
@@ -233,48 +254,24 @@ def _abstract_name(address: Abstract) -> bytes:
 
 
 def _open_tcp(name: str, spec: SocketSpec, address: Tcp, replaces: Sequence[ListenSocket]) -> ListenSocket:
-    family, where = _resolve(address)
+    family, where = tcpsockets.resolve(address)
     held = _again(where, spec, replaces)
     if held is not None:
-        return ListenSocket(name, _text_of(held[0]), held[0], spec, borrowed=held[1])
+        return ListenSocket(name, _text_of(held[0]), held[0], spec, borrowed=held[1], reserved=spec.reuse_port)
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        if spec.reuse_port:
+            sock = tcpsockets.reserve(family, where, dual_stack=spec.dual_stack)
+        else:
+            sock = tcpsockets.bound(family, where, dual_stack=spec.dual_stack)
     except OSError as error:
-        raise cannot_listen(address, error) from None
+        raise tcpsockets.cannot_bind(address, where, error) from None
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if spec.dual_stack else 1)
-        sock.bind(where)
-        _prepare(sock, spec)
+        if not spec.reuse_port:
+            _prepare(sock, spec)
     except OSError as error:
         sock.close()
-        holder = holders.holder_of_tcp(str(where[0]), address.port) if error.errno == errno.EADDRINUSE else ""
-        raise cannot_listen(address, error, holder, _tcp_hint(error, address)) from None
-    return ListenSocket(name, _text_of(sock), sock, spec)
-
-
-def _resolve(address: Tcp) -> tuple[int, tuple[object, ...]]:
-    """Numeric addresses are not looked up; of a name's addresses the first IPv4 one is taken, else the first."""
-    family = socket.AF_INET6 if address.v6 else socket.AF_UNSPEC
-    try:
-        found = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BindError(
-            f"cannot listen on {address}: {address.host} cannot be resolved: {reason}",
-            hint="use a numeric address: a name may be out of reach when the machine starts",
-        ) from None
-    best = next((each for each in found if each[0] == socket.AF_INET), found[0])
-    return best[0], best[4]
-
-
-def _tcp_hint(error: OSError, address: Tcp) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM) and address.port < 1024:
-        return "ports below 1024 need CAP_NET_BIND_SERVICE, or a socket passed by systemd"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"no interface of this machine has the address {address.host}"
-    return ""
+        raise tcpsockets.cannot_bind(address, where, error) from None
+    return ListenSocket(name, _text_of(sock), sock, spec, reserved=spec.reuse_port)
 
 
 def _prepare(sock: socket.socket, spec: SocketSpec, *, again: bool = False) -> None:

@@ -41,6 +41,13 @@ class SocketSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog: Annotated[
         int, Meta(ge=1, le=65535, description="Length of the listen queue; the kernel's somaxconn caps it.")
     ] = 2048
+    reuse_port: Annotated[
+        bool,
+        Meta(
+            description="Each worker gets a socket of its own on the address (SO_REUSEPORT), among which the kernel "
+            "deals connections out; TCP only. Kept connections are spread evenly; there is no common queue."
+        ),
+    ] = False
     dual_stack: Annotated[bool, Meta(description="An IPv6 address also takes IPv4 connections (IPV6_V6ONLY off).")] = (
         False
     )

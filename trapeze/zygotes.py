@@ -150,7 +150,9 @@ class Zygotes:
             return host.spawn(generation.launch_step(service.name, process.index), listener)
         if process.role in IMPORTS:
             return host.spawn(generation.launch_import(service.name, process.role), listener)
-        launch = service.vigil.equip(process, generation, generation.launch(service.name, process.index))
+        process.own = generation.own_sockets()
+        launch = generation.with_own(process.own).launch(service.name, process.index)
+        launch = service.vigil.equip(process, generation, launch)
         source = self.ready(generation.number)
         if source is None or source.handle is None:
             return host.spawn(launch, listener)

@@ -24,9 +24,11 @@ BUILT_IN = {
     "bjoern": "trapeze_backends.bjoern",
     "werkzeug": "trapeze_backends.werkzeug",
     "chaussette": "trapeze_backends.chaussette",
-    "hypercorn": "trapeze_backends.hypercorn",
-    "daphne": "trapeze_backends.daphne",
     "aiohttp": "trapeze_backends.aiohttp",
+    "daphne": "trapeze_backends.daphne",
+    "fastpysgi": "trapeze_backends.fastpysgi",
+    "granian": "trapeze_backends.granian",
+    "hypercorn": "trapeze_backends.hypercorn",
     "tornado": "trapeze_backends.tornado",
 }
 """The same as our own entry points say: reading those would cost every worker 30 ms."""

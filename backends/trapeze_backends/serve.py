@@ -91,6 +91,7 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
         call_hook("after_fork", job.after_fork, job.app_dir)
     if interface in ("wsgi", "asgi"):
         app = _wrapped(app, worker, trusted_by(job, backend))
+    _listen(job, sockets, interface)
     try:
         backend.run(app, sockets, worker)
         if worker.is_ready:
@@ -210,6 +211,14 @@ def spelt(interface: str) -> str:
 
 def _article(interface: str) -> str:
     return f"{'an' if interface[0] == 'a' else 'a'} {spelt(interface)}"
+
+
+def _listen(job: Job, sockets: list[socket.socket], interface: str) -> None:
+    """Sockets that are this worker's own are listened on from now on, all others are already. Servers for ASGI apps
+    call listen() themselves, after the app's start-up."""
+    for sock, listener in zip(sockets, job.listeners, strict=True):
+        if interface in ("wsgi", "tornado") and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.listen(listener.backlog)
 
 
 def _adopt(job: Job) -> list[socket.socket]:

@@ -69,6 +69,9 @@ CASES = (
     Case("cheroot", "cheroot", modules=("cheroot",)),
     Case("bjoern", "bjoern", modules=("bjoern",), split=True),
     Case("werkzeug", "werkzeug", modules=("werkzeug",), closes=True),
+    Case("fastpysgi", "fastpysgi", modules=("fastpysgi",)),
+    Case("granian-wsgi", "granian", modules=("granian",)),
+    Case("granian-asgi", "granian", interface="asgi", modules=("granian", "uvloop")),
 )
 
 

@@ -203,7 +203,8 @@ def test_check_of_an_interface_that_is_not_served() -> None:
 
 def test_check_in_an_interpreter_without_servers(bare_venv: str) -> None:
     own = ("gunicorn", "chaussette", "waitress", "gevent", "cheroot", "bjoern", "werkzeug")
-    for name, pip in (*((name, name) for name in own), ("uvicorn", "'uvicorn[standard]'")):
+    packages = {**{name: name for name in own}, "uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.5,<2.9'"}
+    for name, pip in packages.items():
         found = problems(backend=name, python=bare_venv)
         assert found[0][0] == "backend"
         assert found[0][1].startswith(f"{name} is not installed in /")

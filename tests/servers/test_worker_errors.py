@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]
 
 every_backend = pytest.mark.parametrize(
-    "backend", ["gunicorn", "uvicorn", "chaussette", "hypercorn", "daphne", "aiohttp", "tornado"]
+    "backend", ["gunicorn", "uvicorn", "chaussette", "hypercorn", "daphne", "aiohttp", "tornado", "granian"]
 )
 
 WSGI = "def app(environ, start_response):\n    start_response('200 OK', []); return [b'{}']\n"
@@ -215,6 +215,13 @@ def test_interface_that_the_server_does_not_speak(
             "keepalive: chaussette's bjoern has no such",
         ),
         ("chaussette", {"options": {"backend": "gevent"}, "threads": 1}, "threads: chaussette's gevent has no threads"),
+        ("granian", {"options": {"port": 1}}, "options.port: granian's port has no place here"),
+        ("granian", {"options": {"backpresure": 1}}, "options.backpresure: granian has no such setting"),
+        ("granian", {"options": {"http": 2}}, "options.http: 2 is none of auto, 1, 2"),
+        ("granian", {"options": {"runtime_threads": 0}}, "options.runtime_threads: expected a number from 1 on, got 0"),
+        ("granian", {"options": {"http1_settings": {"keepalive": 1}}}, "options.http1_settings.keepalive: granian has"),
+        ("granian", {"options": {"blocking_threads": 2}, "threads": 3}, "options.blocking_threads: set twice"),
+        ("granian", {"threads": 3, "app": "workerapp:asgi"}, "threads: granian serves ASGI apps by an event loop"),
         ("nosuch", {}, "unknown backend 'nosuch'"),
     ],
 )
@@ -229,7 +236,7 @@ async def failing(scope, receive, send):
 """
 
 
-@pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "hypercorn", "daphne"])
+@pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "hypercorn", "daphne", "granian"])
 def test_lifespan_that_fails(fails: Fails, backend: str) -> None:
     options = {"loglevel": "critical"} if backend == "gunicorn" else {}
     said = fails("life:failing", backend, {"life.py": LIFESPAN}, options=options)
@@ -249,7 +256,7 @@ app = Starlette(lifespan=lifespan)
 """
 
 
-@pytest.mark.parametrize("backend", ["uvicorn", "hypercorn", "daphne"])
+@pytest.mark.parametrize("backend", ["uvicorn", "hypercorn", "daphne", "granian"])
 def test_lifespan_of_a_framework_that_raises(fails: Fails, backend: str) -> None:
     said = fails("life:app", backend, {"life.py": STARLETTE})
     assert said["message"] == "the app's lifespan start-up failed: ConnectionError: no redis at 127.0.0.1"

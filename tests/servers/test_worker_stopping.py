@@ -248,7 +248,14 @@ def test_worker_whose_supervisor_is_gone_before_it_could_say_so(worker: Spawn, t
 
 @pytest.mark.parametrize(
     ("backend", "app"),
-    [("uvicorn", "asgi"), ("gunicorn", "asgi"), ("hypercorn", "asgi"), ("daphne", "asgi"), ("aiohttp", "aiohttp")],
+    [
+        ("uvicorn", "asgi"),
+        ("gunicorn", "asgi"),
+        ("hypercorn", "asgi"),
+        ("daphne", "asgi"),
+        ("granian", "asgi"),
+        ("aiohttp", "aiohttp"),
+    ],
 )
 def test_lifespan_shutdown_is_run(backend: str, app: str, worker: Spawn, tcp: Make) -> None:
     process = worker([tcp()], app=f"workerapp:{app}", backend=backend)
@@ -260,7 +267,7 @@ def test_lifespan_shutdown_is_run(backend: str, app: str, worker: Spawn, tcp: Ma
 
 @pytest.mark.parametrize(
     ("backend", "app"),
-    [("uvicorn", "asgi"), ("hypercorn", "asgi"), ("daphne", "asgi"), ("aiohttp", "aiohttp")],
+    [("uvicorn", "asgi"), ("hypercorn", "asgi"), ("daphne", "asgi"), ("granian", "asgi"), ("aiohttp", "aiohttp")],
 )
 def test_stop_gives_up_a_little_before_the_supervisor_would(
     backend: str, app: str, worker: Spawn, connect: Connect, tcp: Make

@@ -157,6 +157,9 @@ BACKENDS = [
     Case("bjoern", "bjoern", {}, concurrent=False, split=True),
     Case("werkzeug", "werkzeug", {}, keepalive=False),
     Case("werkzeug-single", "werkzeug", {"threaded": False}, keepalive=False, concurrent=False),
+    Case("fastpysgi", "fastpysgi", {}, concurrent=False),
+    Case("granian-wsgi", "granian", {}),
+    Case("granian-asgi", "granian", {}, interface="asgi"),
 ]
 
 

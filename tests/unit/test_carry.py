@@ -31,7 +31,7 @@ from trapeze.zygotes import Zygotes
 # -- nothing is forgotten ---------------------------------------------------------------------------------------------
 
 CARRIED: dict[type, set[str]] = {
-    Process: {*saving._SAME, "held", "tail", "_deadlines", "_timeouts", "_verdict"},
+    Process: {*saving._SAME, "held", "own", "tail", "_deadlines", "_timeouts", "_verdict"},
     Service: {
         *("name", "generations", "want", "good", "past", "processes", "waiting_for", "steps_done", "facts", "begun"),
         *("top", "ledger", "zygotes", "vigil"),
@@ -117,7 +117,7 @@ def test_every_attribute_is_carried_or_left_for_a_reason(kind: type) -> None:
 
 def test_sockets_and_generations_are_whole() -> None:
     assert set(Generation.__struct_fields__) == set(KeptGeneration.__struct_fields__)
-    assert set(ListenSocket.__slots__) == {"name", "address", "sock", "fd", "spec", "file", "borrowed"}
+    assert set(ListenSocket.__slots__) == {"name", "address", "sock", "fd", "spec", "file", "borrowed", "reserved"}
     assert set(saving._SAME) <= set(KeptProcess.__struct_fields__)
 
 

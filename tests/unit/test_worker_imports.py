@@ -40,6 +40,8 @@ THIRD_PARTY = {
     "werkzeug_server.py": {"werkzeug"},
     "chaussette_plain.py": {"chaussette"},
     "chaussette_eventlet.py": {"eventlet", "chaussette"},
+    "fastpysgi_server.py": {"_fastpysgi", "fastpysgi"},
+    "granian_server.py": {"granian"},
     "green.py": {"eventlet"},
     "hypercorn.py": {"hypercorn"},
     "hypercorn_server.py": {"hypercorn", "h11"},

@@ -37,13 +37,15 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
         problems, resolved = list(error.problems), error.partial
     if isinstance(resolved, Resolved):
         problems += examine(resolved, problems, import_app=import_app)
-    warnings = list(_warnings(resolved)) if isinstance(resolved, Resolved) else []
+    warnings, notes = _remarks(resolved) if isinstance(resolved, Resolved) else ([], [])
     if as_json:
-        found, doubtful = ([each._asdict() for each in several] for several in (problems, warnings))
-        click.echo(msgspec.json.encode({"ok": not problems, "problems": found, "warnings": doubtful}))
+        told = {"problems": problems, "warnings": warnings, "notes": notes}
+        plain = {name: [each._asdict() for each in several] for name, several in told.items()}
+        click.echo(msgspec.json.encode({"ok": not problems, **plain}))
         return 2 if problems else 0
-    for warning in warnings:
-        say(f"warning: {warning}")
+    for doubtful, several in (("warning", warnings), ("note", notes)):
+        for each in several:
+            say(f"{doubtful}: {each}")
     if problems or not isinstance(resolved, Resolved):
         for problem in problems:
             click.echo(str(problem))
@@ -75,6 +77,11 @@ def examine(resolved: Resolved, known: list[Problem], *, import_app: bool) -> li
     return found
 
 
+def _remarks(resolved: Resolved) -> tuple[list[Problem], list[Problem]]:
+    """Warnings, and notes."""
+    return list(_warnings(resolved)), list(_notes(resolved))
+
+
 def _warnings(resolved: Resolved) -> Iterator[Problem]:
     """What is allowed and may still be a mistake."""
     hint = "have the command wait in poll() or select(), not in accept(), or give it a socket of its own"
@@ -88,6 +95,18 @@ def _parts(resolved: Resolved) -> Iterator[Resolved]:
     yield resolved._replace(config=msgspec.structs.replace(config, services={}))
     for name, spec in config.services.items():
         yield resolved._replace(config=msgspec.structs.replace(config, services={name: spec}, sockets={}))
+
+
+def _notes(resolved: Resolved) -> Iterator[Problem]:
+    """What is right, and costs one of the promises."""
+    from trapeze.tcpsockets import migrates
+
+    names = [name for name, spec in resolved.config.sockets.items() if spec.reuse_port]
+    lost = "what waits in that of a worker that is killed is lost: set the sysctl net.ipv4.tcp_migrate_req=1"
+    after = "" if migrates() else f", and {lost}"
+    for name in names:
+        reason = f"reuse_port: no shared_queue: each worker has a queue of its own{after}"
+        yield Problem(f"sockets.{name}", reason)
 
 
 def _counted(resolved: Resolved) -> str:
