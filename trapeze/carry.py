@@ -22,6 +22,7 @@ from trapeze.following import Kept
 from trapeze.generation import Generation
 from trapeze.lifecycle import State
 from trapeze.notify import Facts
+from trapeze.orders import Order
 from trapeze.output import LogLine
 from trapeze.planner import Want
 from trapeze.process import Timeouts
@@ -139,6 +140,7 @@ class KeptService(Struct, omit_defaults=True, kw_only=True):
     facts: Facts = Facts()
     begun: float | None = None
     top: int = 1
+    orders: dict[int, Order] = {}
     # the ledger
     history: History = FRESH
     restarts: int = 0

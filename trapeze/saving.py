@@ -132,6 +132,7 @@ def _service(service: Service) -> KeptService:
         facts=service.facts,
         begun=service.begun,
         top=service.top,
+        orders=dict(service.orders.given),
         history=ledger.history,
         restarts=ledger.restarts,
         finished=dict(ledger.finished),

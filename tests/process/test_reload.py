@@ -346,3 +346,40 @@ def test_scale_and_crash_during_a_reload(site: Site) -> None:
     shop.alone()
     assert {shop.get() for _ in range(9)} == {"two"}
     assert shop.server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_failed_reload_gives_the_number_back(workers: int, site: Site) -> None:
+    """Broken code and another number in the file: as many serve as before, and the right file is right again."""
+    shop = Shop(site)
+    shop.server.expect_error(".*")
+    site.write("shop.py", BROKEN)
+    shop.configure(workers=workers)
+
+    assert shop.server.ctl("reload").code == 1
+
+    service = shop.server.service()
+    assert (service["want"], service["ready"]) == (2, 2)
+    shop.code("'two'")
+    shop.configure()
+    assert shop.server.ctl("reload").code == 0
+    service = shop.server.service()
+    assert (service["want"], service["ready"]) == (2, 2)
+    assert shop.server.stop() == 0
+
+
+def test_rollback_gives_the_number_back(site: Site) -> None:
+    """Everything in the service's section goes back."""
+    shop = Shop(site)
+    shop.configure(workers=3)
+    assert shop.server.ctl("reload").code == 0
+    assert shop.server.service()["ready"] == 3
+
+    done = shop.server.ctl("rollback", "web")
+
+    assert done.code == 0, done
+    assert "generation 1, 2 of 2 ready" in done.out
+    assert shop.server.service()["want"] == 2
+    assert shop.server.ctl("reload").code == 0
+    assert shop.server.service()["want"] == 3
+    assert shop.server.stop() == 0
