@@ -141,8 +141,11 @@ class KeptService(Struct, omit_defaults=True, kw_only=True):
     begun: float | None = None
     top: int = 1
     orders: dict[int, Order] = {}
+    unbroken: bool = True
+    """See `Trial`."""
     # the ledger
     history: History = FRESH
+    standing: History = FRESH
     restarts: int = 0
     finished: dict[int, int] = {}
     failure: str = ""

@@ -140,8 +140,9 @@ def _service(kept: KeptService, supervisor: Supervisor, sockets: Mapping[int, Li
     service.generations = made
     for field in ("want", "good", "past", "waiting_for", "steps_done", "facts", "begun", "top"):
         setattr(service, field, getattr(kept, field))
+    service.trial.unbroken = kept.unbroken
     service.orders.given = kept.orders or found_in(kept.want, service.current)
-    for field in ("history", "restarts", "finished", "failure", "output"):
+    for field in ("history", "standing", "restarts", "finished", "failure", "output"):
         setattr(service.ledger, field, getattr(kept, field))
     service.zygotes.reasons = kept.reasons
     service.zygotes._history = kept.imports

@@ -103,6 +103,7 @@ class Service:
     def disable(self) -> None:
         """Want it to stop."""
         self._switch(False)
+        self.trial.unbroken = False
         self.host.touched(self)
 
     def _switch(self, enabled: bool) -> None:
@@ -229,7 +230,7 @@ class Service:
                 if isinstance(action, Stop):
                     self._stop(action, todo)
                 elif isinstance(action, Spawn):
-                    self._spawn(action.index)
+                    self._spawn(action.index, generation=action.generation)
                 else:
                     assert isinstance(action, Prepare)
                     self._prepare()
@@ -260,17 +261,17 @@ class Service:
         else:
             self._spawn(0, role="zygote")
 
-    def _spawn(self, index: int, *, role: str = "worker") -> None:
-        generation = self.current
-        timeouts = generation.step_timeouts if role == "pre_start" else generation.timeouts
+    def _spawn(self, index: int, *, role: str = "worker", generation: int | None = None) -> None:
+        made = self.current if generation is None else self.generations[generation]
+        timeouts = made.step_timeouts if role == "pre_start" else made.timeouts
         now = self.host.now()
-        process = Process(self.host.next_id(), index, generation.number, timeouts, now, role=role)
+        process = Process(self.host.next_id(), index, made.number, timeouts, now, role=role)
         self.processes[process.id] = process
         worker = role == "worker"
         if worker and self.begun is None:
             self.begun = now
         try:
-            process.handle = self.zygotes.make(process, generation, Ear(self, process))
+            process.handle = self.zygotes.make(process, made, Ear(self, process))
         except OSError as error:
             text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
             self._spawn_failed(process, f"cannot start: {text}", now)
@@ -278,7 +279,7 @@ class Service:
         if process.handle.pid:  # a zygote tells it later
             process.pid = process.handle.pid
             self.host.changed(self, process, None)
-        spec = generation.spec
+        spec = made.spec
         process.speaks = worker and spec.app is not None
         if worker and spec.app is None:
             if spec.ready is None:
@@ -304,6 +305,7 @@ class Service:
         if self.is_settled() and self.want.enabled and self._is_proved():
             self.past = self.zygotes.kept(self.past, self.good, self.want.generation)
             self.good = self.want.generation
+            self.trial.unbroken = True
             self.ledger.whole()
         used = {process.generation for process in self.processes.values()} | {self.want.generation, self.good}
         self.generations = {number: made for number, made in self.generations.items() if number in used}

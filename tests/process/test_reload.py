@@ -352,6 +352,7 @@ def test_scale_and_crash_during_a_reload(site: Site) -> None:
 def test_failed_reload_gives_the_number_back(workers: int, site: Site) -> None:
     """Broken code and another number in the file: as many serve as before, and the right file is right again."""
     shop = Shop(site)
+    before = shop.server.pids()
     shop.server.expect_error(".*")
     site.write("shop.py", BROKEN)
     shop.configure(workers=workers)
@@ -360,6 +361,7 @@ def test_failed_reload_gives_the_number_back(workers: int, site: Site) -> None:
 
     service = shop.server.service()
     assert (service["want"], service["ready"]) == (2, 2)
+    assert shop.server.pids() == before
     shop.code("'two'")
     shop.configure()
     assert shop.server.ctl("reload").code == 0

@@ -26,6 +26,7 @@ from trapeze.sockets import ListenSocket
 from trapeze.spec import Config, ServiceSpec, SocketSpec
 from trapeze.status import Status, Transition
 from trapeze.supervisor import Supervisor
+from trapeze.trial import Trial
 from trapeze.vigil import Vigil
 from trapeze.zygotes import Zygotes
 
@@ -35,9 +36,10 @@ CARRIED: dict[type, set[str]] = {
     Process: {*saving._SAME, "held", "tail", "_deadlines", "_timeouts", "_verdict"},
     Service: {
         *("name", "generations", "want", "good", "past", "processes", "waiting_for", "steps_done", "facts", "begun"),
-        *("top", "orders", "ledger", "zygotes", "vigil"),
+        *("top", "orders", "ledger", "zygotes", "vigil", "trial"),
     },
-    Ledger: {"history", "restarts", "finished", "failure", "output"},
+    Trial: {"unbroken"},
+    Ledger: {"history", "standing", "restarts", "finished", "failure", "output"},
     Zygotes: {"reasons", "_history"},
     Vigil: {"board", "_terms", "_dumping"},
     Machine: {"clock", "chronicle", "services", "status", "rollbacks", "removed", "started", "_ids"},
@@ -57,8 +59,8 @@ LEFT: dict[type, dict[str, str]] = {
         "frozen": "new code may do what the old could not",
         "wake_at": "found at the first reaction",
         "last_out": "looks at the sockets themselves",
-        "trial": "has nothing of its own",
     },
+    Trial: {"_service": "the new one"},
     Ledger: {},
     Zygotes: {"_said": "an import that still fails may be said once more", "_service": "the new one"},
     Vigil: {"_service": "the new one"},
