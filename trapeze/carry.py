@@ -22,6 +22,7 @@ from trapeze.following import Kept
 from trapeze.generation import Generation
 from trapeze.lifecycle import State
 from trapeze.notify import Facts
+from trapeze.orders import Order
 from trapeze.output import LogLine
 from trapeze.planner import Want
 from trapeze.process import Timeouts
@@ -141,8 +142,12 @@ class KeptService(Struct, omit_defaults=True, kw_only=True):
     facts: Facts = Facts()
     begun: float | None = None
     top: int = 1
+    orders: dict[int, Order] = {}
+    unbroken: bool = True
+    """See `Trial`."""
     # the ledger
     history: History = FRESH
+    standing: History = FRESH
     restarts: int = 0
     finished: dict[int, int] = {}
     failure: str = ""

@@ -24,6 +24,7 @@ from trapeze.ear import Ear
 from trapeze.events import Clock
 from trapeze.keeper import Keeper
 from trapeze.lifecycle import State
+from trapeze.orders import found_in
 from trapeze.process import Process
 from trapeze.readiness import After, parse_ready
 from trapeze.runtime import Claim
@@ -140,7 +141,9 @@ def _service(kept: KeptService, supervisor: Supervisor, sockets: Mapping[int, Li
     service.generations = made
     for field in ("want", "good", "past", "waiting_for", "steps_done", "facts", "begun", "top"):
         setattr(service, field, getattr(kept, field))
-    for field in ("history", "restarts", "finished", "failure", "output"):
+    service.trial.unbroken = kept.unbroken
+    service.orders.given = kept.orders or found_in(kept.want, service.current)
+    for field in ("history", "standing", "restarts", "finished", "failure", "output"):
         setattr(service.ledger, field, getattr(kept, field))
     service.zygotes.reasons = kept.reasons
     service.zygotes._history = kept.imports

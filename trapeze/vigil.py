@@ -230,6 +230,14 @@ class Vigil:
             process.why = f"to be replaced: {process.recycle}"
         self._service.host.changed(self._service, process, process.state)
 
+    def _is_leaving(self, process: Process) -> bool:
+        """Will it be replaced anyway, and soon? New code that only starts may take long, or fail."""
+        service, want = self._service, self._service.want
+        serves = any(other.state is State.READY for other in service.workers_of(want.generation))
+        if service.trial.stands_in(process) and not serves:
+            want = replace(want, generation=process.generation)
+        return unwanted(process.seen(), want)
+
     def _recycle_next(self) -> None:
         """One at a time: it is another's turn when the one before has its replacement and leaves."""
         service = self._service
@@ -239,7 +247,7 @@ class Vigil:
         waiting = [
             process
             for process in workers
-            if process.wish and process.state is State.READY and not unwanted(process.seen(), service.want)
+            if process.wish and process.state is State.READY and not self._is_leaving(process)
         ]
         if waiting:
             first = min(waiting, key=lambda process: process.id)

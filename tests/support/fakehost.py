@@ -188,6 +188,15 @@ class FakeHost:
             self.children[process.pid].exit()
         self.go()
 
+    def roll_out(self) -> None:
+        """Let a reload run to its end."""
+        for _ in range(20):
+            self.all_ready()
+            self.leave_all()
+            if self.service.is_settled():
+                return
+        raise AssertionError(self.states())
+
     def states(self) -> list[str]:
         """`index.generation STATE` of each worker, sorted."""
         return sorted(f"{p.index}.{p.generation} {p.state.name}" for p in self.service.workers())

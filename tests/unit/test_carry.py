@@ -18,6 +18,7 @@ from trapeze.generation import Generation
 from trapeze.ledger import Ledger
 from trapeze.lifecycle import State
 from trapeze.machine import Machine
+from trapeze.orders import Order, found_in
 from trapeze.planner import Want
 from trapeze.process import Process, Timeouts
 from trapeze.service import Service
@@ -25,6 +26,7 @@ from trapeze.sockets import ListenSocket
 from trapeze.spec import Config, ServiceSpec, SocketSpec
 from trapeze.status import Status, Transition
 from trapeze.supervisor import Supervisor
+from trapeze.trial import Trial
 from trapeze.vigil import Vigil
 from trapeze.zygotes import Zygotes
 
@@ -34,9 +36,10 @@ CARRIED: dict[type, set[str]] = {
     Process: {*saving._SAME, "held", "own", "tail", "_deadlines", "_timeouts", "_verdict"},
     Service: {
         *("name", "generations", "want", "good", "past", "processes", "waiting_for", "steps_done", "facts", "begun"),
-        *("top", "ledger", "zygotes", "vigil"),
+        *("top", "orders", "ledger", "zygotes", "vigil", "trial"),
     },
-    Ledger: {"history", "restarts", "finished", "failure", "output"},
+    Trial: {"unbroken"},
+    Ledger: {"history", "standing", "restarts", "finished", "failure", "output"},
     Zygotes: {"reasons", "_history"},
     Vigil: {"board", "_terms", "_dumping"},
     Machine: {"clock", "chronicle", "services", "status", "rollbacks", "removed", "started", "_ids"},
@@ -57,6 +60,7 @@ LEFT: dict[type, dict[str, str]] = {
         "wake_at": "found at the first reaction",
         "last_out": "looks at the sockets themselves",
     },
+    Trial: {"_service": "the new one"},
     Ledger: {},
     Zygotes: {"_said": "an import that still fails may be said once more", "_service": "the new one"},
     Vigil: {"_service": "the new one"},
@@ -233,6 +237,22 @@ def test_what_is_missing_has_a_default() -> None:
     assert read.services[0].processes == []
     assert list(read.descriptors) == [-1]
     assert read.resolved.config == Config()
+
+
+@pytest.mark.parametrize(
+    ("want", "orders"),
+    [
+        (Want(2, 3), {}),
+        (Want(4, 3), {3: Order(workers=4)}),
+        (Want(2, 3, enabled=False), {3: Order(enabled=False)}),
+        (Want(0, 3, enabled=False), {3: Order(workers=0, enabled=False)}),
+    ],
+)
+def test_orders_that_were_not_written_down(want: Want, orders: dict[int, Order]) -> None:
+    """The versions before kept only their result."""
+    generation = Generation(number=3, spec=ServiceSpec(app="shop", workers=2), sockets=(), directory="/")
+
+    assert found_in(want, generation) == orders
 
 
 @pytest.mark.parametrize(

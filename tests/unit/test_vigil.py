@@ -324,11 +324,36 @@ def test_a_reload_takes_over_from_recycling() -> None:
 
 
 def test_old_ones_are_not_recycled_during_a_reload() -> None:
+    """They leave anyway, as soon as the new code serves; as long as it only starts they are, by their own kind."""
+    host = started()
+    host.service.adopt(host.make(WEB, 2))
+    host.go()
+    old = worker(host, 0)
+    host.newest().ready()
+    asks(host, old)
+    host.service.vigil.look(host.clock)
+    assert not any(process.recycle for process in host.service.workers())
+
+
+def test_old_ones_are_recycled_while_the_new_code_only_starts() -> None:
     host = started()
     host.service.adopt(host.make(WEB, 2))
     host.go()
     asks(host, worker(host, 0))
     host.go()
+    assert [process.index for process in host.service.workers() if process.recycle] == [0]
+    assert host.service.workers()[0].generation == 1
+
+
+def test_those_that_do_not_stand_in_are_not_recycled() -> None:
+    """Only the last good generation may have to serve for long."""
+    host = started()
+    host.service.adopt(host.make(WEB, 2))
+    host.go()
+    old = worker(host, 0)
+    host.service.trial.unbroken = False
+    asks(host, old)
+    host.service.vigil.look(host.clock)
     assert not any(process.recycle for process in host.service.workers())
 
 
