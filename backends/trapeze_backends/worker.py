@@ -184,7 +184,9 @@ class Worker:
     def measure(self, app: Any) -> Any:
         """Return `app` with as much counting around it as the job needs: mostly none."""
         if self.job.board and self.job.board.get("full"):
-            return Meter(self._board).full(app, self.interface)
+            from trapeze_backends.green import is_patched
+
+            return Meter(self._board).full(app, self.interface, loop=self.interface == "asgi" or is_patched())
         if self.job.max_requests:
             return Meter(self._board).count(app, self.interface)
         return app

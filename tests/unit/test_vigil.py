@@ -61,9 +61,13 @@ WHY = "a request has taken longer than 10 s"
     [
         ({"oldest": 0.0}, Verdict(110.0)),
         ({"oldest": 95.0, "in_flight": 1}, Verdict(105.0)),
-        ({"oldest": 90.0, "in_flight": 1, "beat": 99.0}, Verdict(kill=WHY)),
-        ({"oldest": 90.0, "beat": 99.0}, Verdict(kill=WHY)),
+        # In a thread: nothing else is lost with it, once that is certain.
+        ({"oldest": 90.0, "in_flight": 1, "beat": 99.0}, Verdict(110.0, shed=WHY, alone=True)),
+        ({"oldest": 90.0, "beat": 99.0}, Verdict(110.0, shed=WHY)),
         ({"oldest": 90.0, "in_flight": 2, "beat": 99.0}, Verdict(110.0, shed=WHY)),
+        # On a loop that goes round nothing hangs: there may be WebSockets, which nobody counts.
+        ({"oldest": 90.0, "in_flight": 1, "beat": 99.0, "loop": True}, Verdict(110.0, shed=WHY)),
+        ({"oldest": 85.0, "in_flight": 1, "beat": 89.0, "loop": True}, Verdict(kill=WHY)),
         # The loop stands still too: the others will never be answered.
         ({"oldest": 85.0, "in_flight": 9, "beat": 89.0}, Verdict(kill=WHY)),
         ({"oldest": 200.0, "in_flight": 1}, Verdict(110.0)),
@@ -216,33 +220,105 @@ def test_a_worker_in_a_terminal_may_stand_in_a_debugger() -> None:
 SLOW = replace(WEB, request_timeout=10.0)
 
 
-def test_a_hanging_request_alone() -> None:
-    """Nothing else is lost with it, so its worker is killed, once it is certain."""
-    host = started(SLOW)
+def hang(host: FakeHost, **fields: float) -> Process:
+    """A request that hangs in worker 0; all others are well. Until the verdict has been spoken."""
     hung = worker(host, 0)
-    beat(host, hung, oldest=host.clock, in_flight=1)
-    host.go(9.9)
-    assert hung.state is State.READY
+    begun = host.clock
+    host.clock += 10.0
     for process in host.service.workers():
         beat(host, process)
-    host.go(0.1)
-    assert hung.state is State.READY
+    beat(host, hung, oldest=begun, **fields)
+    host.go()
+    assert hung.recycle == "", "it may be the whole machine that has stood still"
     host.go(1.0)
-    assert (hung.state, hung.why) == (State.KILLING, WHY)
+    return hung
+
+
+def test_a_hanging_request_alone() -> None:
+    """Replaced first; it leaves, what it had accepted is served or closed; then it is killed, with its stacks."""
+    host = started(SLOW)
+    hung = hang(host, in_flight=1)
     job = host.newest().launch.job
     assert job is not None
     assert job["board"] == {"fd": 99, "slot": 3, "full": True}
+    assert (hung.state, hung.recycle) == (State.READY, WHY)
+    assert child(host, hung).signals == [DUMP_SIGNAL, signal.SIGCONT]
+    child(host, hung).listener.on_line("stderr", "File app.py", False)
+    assert "0.1 STARTING" in host.states()
+
+    host.all_ready()
+    assert child(host, hung).signals[2:] == [signal.SIGTERM]
+    host.go(SLOW.drain_grace)
+    assert hung.state is State.STOPPING, "it has not heard yet"
+    child(host, hung).listener.on_message(b"STOPPING=1")
+    host.go()
+    host.go(SLOW.drain_grace)
+    assert hung.state is State.STOPPING
+    host.go(TO_DUMP)
+
+    assert (hung.state, hung.why) == (State.KILLING, WHY)
+    assert child(host, hung).signals[3:] == [-9]
+    child(host, hung).exit(-9)
+    assert hung.why == f"{WHY}, killed by SIGKILL"
+    assert hung.stacks == ["File app.py"]
+
+
+def test_who_is_not_alone_any_more_is_not_killed() -> None:
+    """Between the verdict and the kill it has accepted requests: their worker is left all of its stop_timeout."""
+    host = started(SLOW)
+    hung = hang(host, in_flight=1)
+    host.all_ready()
+    child(host, hung).listener.on_message(b"STOPPING=1")
+    host.go()
+    beat(host, hung, in_flight=2)
+    for _ in range(20):
+        assert host.service.wake_at is not None
+        host.clock = host.service.wake_at
+        host.go()
+    assert hung.state is State.STOPPING
+    beat(host, hung, in_flight=1)
+    host.go(TO_DUMP)
+    assert (hung.state, hung.why) == (State.KILLING, WHY)
+
+
+def test_stop_timeout_bounds_all() -> None:
+    host = started(SLOW)
+    hung = hang(host, in_flight=3)
+    host.all_ready()
+    child(host, hung).listener.on_message(b"STOPPING=1")
+    beat(host, hung, in_flight=1)
+    host.go(29.9)
+    assert hung.state is State.STOPPING
+    host.go(0.1)
+    assert (hung.state, hung.why) == (State.KILLING, "still there 30 s after the stop signal")
+
+
+@pytest.mark.parametrize("comes_round", [True, False])
+def test_a_loop_that_stands_still(comes_round: bool) -> None:
+    """Told to leave together with the verdict; whoever beats again gets the time that others have for that."""
+    host = started(SLOW)
+    hung, begun = worker(host, 0), host.clock
+    host.clock += 10.0
+    for process in host.service.workers()[1:]:
+        beat(host, process)
+    beat(host, hung, beat=begun, oldest=begun, in_flight=9)
+    host.go()
+    host.go(1.0)
+    assert (hung.state, hung.why) == (State.KILLING, WHY)
+    assert child(host, hung).signals == [signal.SIGTERM, DUMP_SIGNAL, signal.SIGCONT]
+
+    if comes_round:
+        beat(host, hung, beat=host.clock + 0.2)
+    host.go(TO_DUMP)
+    assert child(host, hung).signals[3:] == [] if comes_round else [-9]
+    host.go(30.0)
+    assert child(host, hung).signals[3] == -9
 
 
 def test_a_hanging_request_in_company() -> None:
     """Dumped, and replaced like one that is recycled: the others in it are answered, its own stop_timeout bounds it."""
     host = started(SLOW)
-    hung = worker(host, 0)
-    beat(host, hung, oldest=host.clock, in_flight=3)
-    host.clock += 10.0
-    for process in host.service.workers():
-        beat(host, process)
-    host.go()
+    hung = hang(host, in_flight=3)
     assert (hung.state, hung.recycle) == (State.READY, WHY)
     assert child(host, hung).signals == [DUMP_SIGNAL, signal.SIGCONT]
     assert "0.1 STARTING" in host.states()
