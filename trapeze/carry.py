@@ -115,6 +115,7 @@ class KeptProcess(Struct, omit_defaults=True, kw_only=True):
     heard_stop: bool = False
     error: tuple[str, str, str] | None = None
     overran: float | None = None
+    imports: str = ""
     held: list[int] = []
     own: list[KeptSocket] = []
     tail: list[str] = []

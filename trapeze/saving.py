@@ -167,7 +167,7 @@ def _generation(made: Generation, serving: bool) -> KeptGeneration:
 
 _SAME = (
     *("id", "index", "generation", "role", "state", "born", "since", "why", "pid", "ready_at", "said", "retire"),
-    *("wish", "recycle", "slot", "stacks", "asked", "speaks", "heard_stop", "error", "overran"),
+    *("wish", "recycle", "slot", "stacks", "asked", "speaks", "heard_stop", "error", "overran", "imports"),
 )
 """Fields of a process that are carried as they are."""
 

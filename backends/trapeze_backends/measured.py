@@ -39,8 +39,7 @@ YOUNG = 0.2
 
 
 class Meter:
-    """Counts for one worker. The slot gets the oldest request at once, for the main loop may be what hangs; the rest
-    on the beat."""
+    """Counts for one worker. The slot gets the oldest request at once, the rest on the beat."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -121,9 +120,9 @@ class Meter:
         return self._wsgi(app) if interface == "wsgi" else self._asgi(app)
 
     def timed(self) -> tuple[Callable[[], float], Callable[[float, int], None]]:
-        """For servers whose requests are no calls of an app: what is to be called when one begins, and, with what that
-        has returned and the status, when its answer is over."""
-        self._board.small[FLAGS] |= FULL | KNOWS_IN_FLIGHT
+        """For event loops whose requests are no calls of an app: what is to be called when one begins, and, with what
+        that has returned and the status, when its answer is over."""
+        self._board.small[FLAGS] |= FULL | KNOWS_IN_FLIGHT | LOOP
         starts, first, times, small = self._starts, self._first, self._board.times, self._board.small
         finish = self._finisher()
 
@@ -136,7 +135,7 @@ class Meter:
                 first[0] = times[OLDEST] = begun
             return begun
 
-        return begin, lambda begun, status: finish(begun, _place(status))
+        return begin, lambda begun, status: finish(begun, PLACES[status // 100 % 10])
 
     def counted(self) -> tuple[Callable[[], float], Callable[[float, int], None]]:
         """The same, for counting alone."""

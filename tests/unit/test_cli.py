@@ -286,7 +286,7 @@ def test_check(here: Path) -> None:
     (here / "trapeze.toml").write_text(FILE)
 
     assert told(invoke("check")) == (0, "ok: 1 command, 1 address\n", "")
-    assert told(invoke("check", "--json")) == (0, '{"ok":true,"problems":[],"warnings":[]}\n', "")
+    assert told(invoke("check", "--json")) == (0, '{"ok":true,"problems":[],"warnings":[],"notes":[]}\n', "")
 
 
 def test_check_says_everything(here: Path) -> None:

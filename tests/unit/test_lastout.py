@@ -22,6 +22,7 @@ class FakeSocket:
     def __init__(self, identity: int = 1, *, borrowed: bool = False, has_doors: bool = True) -> None:
         self.identity = identity
         self.borrowed = borrowed
+        self.reserved = False
         self.waiting = True
         self.doors_closed = False
         self.name, self.address, self.fd, self.backlog = "web", "unix:x", identity, 8
