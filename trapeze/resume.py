@@ -156,7 +156,7 @@ def _service(kept: KeptService, supervisor: Supervisor, sockets: Mapping[int, Li
 
 _SAME = (
     *("state", "born", "since", "why", "pid", "ready_at", "said", "retire", "wish", "recycle", "slot", "stacks"),
-    *("asked", "speaks", "heard_stop", "error", "overran"),
+    *("asked", "speaks", "heard_stop", "error", "overran", "imports"),
 )
 
 
