@@ -235,7 +235,7 @@ def _guarded(
     gone = [seen for seen in live if outdated(seen, want) and seen not in kept]
     stops = _stops(live, gone, want, rules, old_want)
 
-    room = old_want.count + rules.surge - len(live)
+    room = rules.surge + old_want.count - len(live)
     serving = sum(seen.state is State.READY for seen in live)
     gap = max(0, floor - serving - len(kept))
     new = min([tries, max(0, room - gap), *([] if gate.limit is None else [gate.limit])])

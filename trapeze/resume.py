@@ -30,11 +30,11 @@ from trapeze.readiness import After, parse_ready
 from trapeze.runtime import Claim
 from trapeze.scoreboard import Scoreboard
 from trapeze.service import Service
+from trapeze.socketfile import SocketFile
 from trapeze.sockets import ListenSocket
 from trapeze.spec import SocketSpec
 from trapeze.supervisor import Supervisor
 from trapeze.takeover import become
-from trapeze.unixsockets import SocketFile
 
 __all__ = ["claim_of", "give_up", "go_back", "go_on", "read_from", "restore", "sockets_of", "supervisor_of"]
 

@@ -13,8 +13,9 @@ from trapeze import doorstep, tcpsockets
 from trapeze.addresses import Abstract, Address, Inherited, Systemd, Tcp, Unix, parse, problems
 from trapeze.errors import BindError
 from trapeze.holders import cannot_listen
+from trapeze.socketfile import SocketFile
 from trapeze.spec import SocketSpec
-from trapeze.unixsockets import SocketFile, listen_abstract, listen_unix
+from trapeze.unixsockets import listen_abstract, listen_unix
 
 __all__ = ["ListenSocket", "open_sockets", "parse", "systemd_sockets"]
 

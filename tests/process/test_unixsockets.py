@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.support.listening import Bind, bind_fixture, live_socket, refused, talks
-from trapeze.unixsockets import Directory, permit
+from tests.support.wait import until
+from trapeze.socketfile import Directory, permit
 
 __all__ = ["bind_fixture"]
 
@@ -294,3 +295,62 @@ def test_abstract(bind: Bind) -> None:
     error = refused(f"unix:@{name}")
     assert "address already in use (EADDRINUSE), held by" in str(error)
     assert str(error).endswith(f"pid {os.getpid()}")
+
+
+BOTH = """
+import sys
+from trapeze.errors import BindError
+from trapeze.sockets import open_sockets
+from trapeze.spec import SocketSpec
+for line in sys.stdin:
+    try:
+        held = open_sockets("web", SocketSpec(bind=line.strip()), systemd={})
+    except BindError as error:
+        print("no", flush=True)
+    else:
+        print("yes", flush=True)
+        sys.stdin.readline()
+        held[0].close()
+"""
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["free", "stale"])
+def test_two_that_bind_at_the_same_moment(run_dir: Path, *, stale: bool) -> None:
+    """One has the path, and the other says that it is in use; never both."""
+    root = Path(__file__).resolve().parents[2]
+    path = run_dir / "a.sock"
+    both = [
+        subprocess.Popen([sys.executable, "-c", BOTH], cwd=root, stdin=-1, stdout=-1, text=True, bufsize=1)
+        for _ in range(2)
+    ]
+    answers = []
+    for _ in range(60):
+        if stale:
+            dead_socket(path)
+        for each in both:
+            assert each.stdin is not None
+            each.stdin.write(f"unix:{path}\n")
+        said = [each.stdout.readline().strip() for each in both if each.stdout is not None]
+        answers.append(sorted(said))
+        for each, word in zip(both, said, strict=True):
+            if word == "yes" and each.stdin is not None:
+                each.stdin.write("\n")
+        until(lambda: not path.exists(), what="the path to be free")
+    for each in both:
+        each.communicate(timeout=10)
+
+    assert answers == [["no", "yes"]] * 60
+    assert not list(run_dir.iterdir())
+
+
+def test_where_files_have_one_name_only(bind: Bind, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems know no links."""
+
+    def link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    (listener,) = bind(f"unix:{run_dir}/a.sock")
+
+    assert talks(listener)
+    assert [each.name for each in run_dir.iterdir()] == ["a.sock"]

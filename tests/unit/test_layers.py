@@ -56,6 +56,7 @@ GROUPS: dict[str, set[str]] = {
         "runtime",
         "scoreboard",
         "sink",
+        "socketfile",
         "sockets",
         "tcpsockets",
         "unixsockets",
