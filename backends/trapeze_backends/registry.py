@@ -19,6 +19,7 @@ BUILT_IN = {
     "gunicorn": "trapeze_backends.gunicorn",
     "uvicorn": "trapeze_backends.uvicorn",
     "chaussette": "trapeze_backends.chaussette",
+    "uwsgi": "trapeze_backends.uwsgi",
 }
 """The same as our own entry points say: reading those would cost every worker 30 ms."""
 

@@ -25,11 +25,13 @@ class Case(NamedTuple):
     """One request at a time in each worker, and no connections kept."""
     split: bool = False
     """Answers come from children of the worker."""
+    closing: bool = False
+    """Many requests at a time, and no connections kept."""
 
     @property
     def keeps(self) -> bool:
         """Does it take `keepalive`? (bjoern keeps connections for as long as the client likes.)"""
-        return not self.single and not self.split
+        return not (self.single or self.split or self.closing)
 
 
 def _gunicorn(kind: str, **more: object) -> Case:
@@ -55,6 +57,7 @@ CASES = (
     _chaussette("geventwebsocket", "geventwebsocket"),
     _chaussette("eventlet", "eventlet"),
     _chaussette("bjoern", "bjoern", split=True),
+    Case("uwsgi", "uwsgi", modules=("pyuwsgi",), closing=True),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -12,11 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.support.server import Listener
 from tests.support.wait import until
 from trapeze.boot import BOOT
 
-__all__ = ["APP", "BACKENDS", "PATIENCE", "ROOT", "Case", "Connection", "Talking", "WorkerProcess", "check", "run_job"]
+__all__ = [
+    "APP",
+    "BACKENDS",
+    "PATIENCE",
+    "ROOT",
+    "Case",
+    "Connection",
+    "Talking",
+    "WorkerProcess",
+    "check",
+    "must_keep",
+    "run_job",
+]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -118,6 +133,9 @@ BACKENDS = [
     _chaussette("geventwebsocket"),
     _chaussette("eventlet"),
     _chaussette("bjoern", concurrent=False),
+    Case("uwsgi", "uwsgi", {}, keepalive=False),
+    # pyuwsgi's script stands in for the program, which is the same but for the interpreter that it brings along.
+    Case("uwsgi-program", "uwsgi", {"binary-path": str(Path(sys.executable).with_name("uwsgi"))}, keepalive=False),
 ]
 
 
@@ -346,6 +364,19 @@ def check(**fields: Any) -> dict[str, Any]:
     assert done.err == "", done
     answer: dict[str, Any] = json.loads(done.out)
     return answer
+
+
+def must_keep(case: Case, promise: str) -> None:
+    """Skip the test if the server says that it cannot keep a promise of the contract."""
+    why = _lacks(case.backend, json.dumps(case.options), case.interface).get(promise)
+    if why:
+        pytest.skip(f"{case.name} lacks {promise}: {why}")
+
+
+@functools.cache
+def _lacks(backend: str, options: str, interface: str) -> dict[str, str]:
+    found: dict[str, str] = check(backend=backend, options=json.loads(options), interface=interface)["lacks"]
+    return found
 
 
 def gone(pid: int) -> None:

@@ -149,6 +149,7 @@ ADAPTED: dict[str, set[str]] = {
     "gunicorn": {"gunicorn", "gevent", "eventlet"},
     "green": {"gevent", "eventlet"},
     "uvicorn": {"uvicorn", "uvloop", "httptools"},
+    "uwsgi": {"pyuwsgi", "uwsgi"},
     "warm": {"django"},
 }
 """What a module of the worker side may import besides the standard library: the server it adapts. A key also stands

@@ -34,6 +34,9 @@ THIRD_PARTY = {
     "chaussette_eventlet.py": {"eventlet", "chaussette"},
     "chaussette_bjoern.py": {"chaussette"},
     "green.py": {"eventlet"},
+    "uwsgi.py": {"pyuwsgi", "uwsgi"},
+    "uwsgi_app.py": {"uwsgi"},
+    "uwsgi_inside.py": {"pyuwsgi"},
     "warm.py": {"django"},
 }
 """Each file imports the server that it adapts, and no other package."""
