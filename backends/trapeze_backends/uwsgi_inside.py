@@ -85,24 +85,32 @@ class Watch:
 
     def _run(self) -> None:
         worker = self._worker
-        end = time.monotonic() + AT_MOST
-        while len(list(self._epolls())) < (worker.job.threads or THREADS):
-            if time.monotonic() >= end:
-                worker.fail(StartError("uWSGI does not wait for connections, or /proc does not show it"))
-            time.sleep(MOMENT)
-        for fd in inheritable_descriptors():
-            if fd not in self._inheritable:
-                os.set_inheritable(fd, False)  # its epolls and pipes are no business of the app's children
-        self._accepting()
         try:
+            self._wait_for_threads()
+            self._accepting()
             worker.ready()
+            while not worker.stopping:
+                worker.beat()
+                self._hear(worker.pulse)
+            self._drain()
+            worker.leave()
         except StartError as error:
             worker.fail(error)
-        while not worker.stopping:
-            worker.beat()
-            self._hear(worker.pulse)
-        self._drain()
-        worker.leave()
+        except Exception:  # nobody would hear the stop signal any more
+            sys.excepthook(*sys.exc_info())
+            worker.leave_now(1)
+
+    def _wait_for_threads(self) -> None:
+        """Until each of uWSGI's threads waits for connections."""
+        end = time.monotonic() + AT_MOST
+        while len(list(self._epolls())) < (self._worker.job.threads or THREADS):
+            if time.monotonic() >= end:
+                raise StartError("uWSGI does not wait for connections, or /proc does not show it")
+            time.sleep(MOMENT)
+        for fd in inheritable_descriptors():
+            with contextlib.suppress(OSError):
+                if fd not in self._inheritable:
+                    os.set_inheritable(fd, False)  # its epolls and pipes are no business of the app's children
 
     def _hear(self, timeout: float) -> None:
         """Wait so many seconds for a signal, and obey it: the main thread may be in C, or in a request."""

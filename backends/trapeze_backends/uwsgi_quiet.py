@@ -31,7 +31,7 @@ class Quiet:
         self._held = _at_exit(self._ended)
 
     def over(self) -> str:
-        """Give stderr back; returns what was said."""
+        """Give stderr back, and to it what is more than noise; returns all that was said."""
         if self._stderr < 0:
             return ""
         os.dup2(self._stderr, 2)
@@ -40,6 +40,9 @@ class Quiet:
         said = os.pread(self._memory, os.fstat(self._memory).st_size, 0).decode("utf-8", "replace")
         os.close(self._memory)
         atexit.unregister(self._ended)
+        for line in said.splitlines():
+            if line.startswith("!!!"):
+                os.write(2, f"{line}\n".encode())
         return said
 
     def _ended(self) -> None:

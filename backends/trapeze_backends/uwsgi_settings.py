@@ -138,16 +138,17 @@ def _unknown(options: dict[str, Any], path: str) -> list[Problem]:
     """Only uWSGI knows its options: there are eight hundred, by version and plugins."""
     pyuwsgi = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run(['--help'])"]
     words = [path, *_option_words(_plugins(options)), "--help"] if path else pyuwsgi
-    known = {word for line in output_of(words).splitlines() for word in line.split() if word.startswith("--")}
+    shown = output_of(words).replace("|", " ").split()  # "-b|--buffer-size"
+    known = {word[2:] for word in shown if word.startswith("--")}
     if not known:
         return []
     from difflib import get_close_matches
 
     problems = []
     for name in options:
-        if f"--{name}" not in known:
-            close = get_close_matches(f"--{name}", known, n=1)
-            hint = f"did you mean {close[0][2:]!r}?" if close else "uwsgi --help shows them"
+        if name not in known:
+            close = get_close_matches(name, [each for each in known if not _why_not(each)], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "uwsgi --help shows them"
             problems.append(Problem(f"options.{name}", "uWSGI has no such option", hint))
     return problems
 
