@@ -30,6 +30,7 @@ BUILT_IN = {
     "granian": "trapeze_backends.granian",
     "hypercorn": "trapeze_backends.hypercorn",
     "tornado": "trapeze_backends.tornado",
+    "uwsgi": "trapeze_backends.uwsgi",
 }
 """The same as our own entry points say: reading those would cost every worker 30 ms."""
 

@@ -10,6 +10,7 @@ from socket import socket as Socket  # noqa: N812  (the plain class: what patche
 from trapeze_backends import registry
 from trapeze_backends.contract import StartError
 from trapeze_backends.detect import detect
+from trapeze_backends.features import field_problems, is_program
 from trapeze_backends.loading import call_factory, call_hook, failure, load, use_app_dir
 from trapeze_backends.proxied import proxied, trusted_by
 from trapeze_backends.worker import Worker
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
     from trapeze_backends.contract import Backend, Job
     from trapeze_backends.notify import Notifier
 
-__all__ = ["Loaded", "choose_interface", "import_app", "prepared_backend", "run", "serve", "spelt"]
+__all__ = [
+    "Loaded",
+    "adopt",
+    "begin",
+    "choose_interface",
+    "import_app",
+    "load_app",
+    "prepare_app",
+    "prepared_backend",
+    "run",
+    "serve",
+    "spelt",
+]
 
 
 class Loaded:
@@ -41,15 +54,27 @@ def serve(job: Job, notifier: Notifier) -> None:
     Raises:
         StartError: it cannot start.
     """
-    sockets = _adopt(job)
+    sockets = adopt(job)
     run(job, notifier, import_app(job), sockets)
 
 
 def import_app(job: Job) -> Loaded:
-    """Import the app and make up our mind about what serves it.
+    """Import the app and make up our mind about what serves it; for a server that is a program, it stays None.
 
     Raises:
         StartError: there is no such app, or it fails, or nothing can serve it.
+    """
+    backend = begin(job)
+    if backend is not None and is_program(backend):
+        return Loaded(None, job.interface if job.interface != "auto" else min(backend.interfaces), backend)
+    return load_app(job, backend)
+
+
+def begin(job: Job) -> Backend | None:
+    """Get this interpreter ready for the app, and the backend; None when only the app can tell which it is.
+
+    Raises:
+        StartError: the backend is not known or not installed, or cannot do what the job asks for.
     """
     # What Python does on SIGINT (a traceback from wherever it is) helps nobody here, until a server is in charge.
     import _signal
@@ -60,7 +85,15 @@ def import_app(job: Job) -> Loaded:
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     use_app_dir(job.app_dir)
-    backend = prepared_backend(job)
+    return prepared_backend(job)
+
+
+def load_app(job: Job, backend: Backend | None) -> Loaded:
+    """Import the app itself.
+
+    Raises:
+        StartError: there is no such app, or it fails, or this backend cannot serve it.
+    """
     app, interface = choose_interface(load(job), job)
     if backend is None:
         job.backend = registry.auto(interface)
@@ -81,17 +114,12 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
     Raises:
         StartError: it cannot start.
     """
-    app, interface, backend = loaded.app, loaded.interface, loaded.backend
-    job.backend = backend.name
-    if sockets is None:
-        sockets = _adopt(job)
-    worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
-    worker.holds(sockets)
-    if job.after_fork:
-        call_hook("after_fork", job.after_fork, job.app_dir)
-    if interface in ("wsgi", "asgi"):
-        app = _wrapped(app, worker, trusted_by(job, backend))
-    _listen(job, sockets, interface)
+    backend = loaded.backend
+    if is_program(backend):
+        from trapeze_backends.program import become
+
+        become(job, notifier, backend, adopt(job) if sockets is None else sockets)
+    app, sockets, worker = prepare_app(job, notifier, loaded, sockets)
     try:
         backend.run(app, sockets, worker)
         if worker.is_ready:
@@ -103,6 +131,28 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
         raise failure(f"{backend.name} failed", error) from None
     if not worker.is_ready and not worker.stopping:
         raise StartError(f"{backend.name} ended before it accepted connections")
+
+
+def prepare_app(
+    job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socket] | None = None
+) -> tuple[Any, list[socket.socket], Worker]:
+    """Return the app with all around it that the fields of the service ask for, its sockets, and the worker.
+
+    Raises:
+        StartError: `after_fork` failed, or the app is not healthy.
+    """
+    app, interface, backend = loaded.app, loaded.interface, loaded.backend
+    job.backend = backend.name
+    if sockets is None:
+        sockets = adopt(job)
+    worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
+    worker.holds(sockets)
+    if job.after_fork:
+        call_hook("after_fork", job.after_fork, job.app_dir)
+    if interface in ("wsgi", "asgi"):
+        app = _wrapped(app, worker, trusted_by(job, backend))
+    _listen(job, sockets, interface)
+    return app, sockets, worker
 
 
 def _wrapped(app: Any, worker: Worker, trusted: list[str]) -> Any:
@@ -132,8 +182,6 @@ def prepared_backend(job: Job) -> Backend | None:
             return None
         job.backend = registry.auto(job.interface)
     backend = registry.get(job.backend)
-    from trapeze_backends.features import field_problems
-
     problems = backend.check(job) or field_problems(backend, job)
     if problems:
         first = problems[0]
@@ -221,7 +269,7 @@ def _listen(job: Job, sockets: list[socket.socket], interface: str) -> None:
             sock.listen(listener.backlog)
 
 
-def _adopt(job: Job) -> list[socket.socket]:
+def adopt(job: Job) -> list[socket.socket]:
     """Take over the listening sockets: family and protocol are read off each; the app's own children get none."""
     # The app may have set one while it was imported. It is for the app's own connections: our listeners would get it.
     timeout = socket.getdefaulttimeout()

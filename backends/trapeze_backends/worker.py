@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any
+    from typing import Any, NoReturn
 
     from trapeze_backends.contract import Job
     from trapeze_backends.notify import Notifier
 
 __all__ = ["Worker"]
-
-GRACEFUL = "graceful"
-FAST = "fast"
 
 
 class Worker:
@@ -120,14 +117,26 @@ class Worker:
         """The supervisor is gone."""
         return bool(self.job.parent) and os.getppid() != self.job.parent
 
-    def leave_now(self) -> None:
-        """End the process with 0, without waiting for requests or threads."""
+    def leave_now(self, status: int = 0) -> NoReturn:
+        """End the process, without waiting for requests or threads."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError, AttributeError):
                 continue
-        os._exit(0)
+        os._exit(status)
+
+    def leave(self) -> NoReturn:
+        """End the process as a program ends that has drained: for servers that do not return from `run`."""
+        import atexit
+
+        atexit._run_exitfuncs()
+        self.leave_now()
+
+    def fail(self, error: StartError) -> NoReturn:
+        """Report why it cannot start, and end: for servers that do not return from `run`."""
+        self._notifier.error(error.message, traceback=error.traceback, hint=error.hint)
+        self.leave_now(3)
 
     async def check_health(self, app: Any, state: dict[str, Any] | None = None) -> None:
         """Ask an ASGI app the `health` request, if there is one: after its start-up, before anything is accepted.

@@ -13,6 +13,7 @@ import sys
 
 from trapeze_backends import forkclean
 from trapeze_backends.contract import Job, StartError
+from trapeze_backends.features import is_program, why_not_preloaded
 from trapeze_backends.forking import Line, Order, Reserve, begin, close_all, fork_reserve, fork_worker, own_pid
 from trapeze_backends.notify import Notifier
 from trapeze_backends.serve import Loaded, import_app
@@ -48,7 +49,7 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
     # of the way and only cost time; what is left over is frozen with the rest.
     gc.set_threshold(0)
     loaded = _import_all(job)
-    unsafe = _unsafe(before, job)
+    unsafe = why_not_preloaded(loaded.backend) or _unsafe(before, job)
     forks = job.mode == "zygote" and (not unsafe or job.preload is True)
     gc.freeze()  # or the first full collection would write to every object, and copy every page
     if not forks:
@@ -77,6 +78,8 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
 def _import_all(job: Job) -> Loaded:
     """The app, the modules of its server, and what frameworks import when the first request comes."""
     loaded = import_app(job)
+    if is_program(loaded.backend):
+        return loaded
     preload = getattr(loaded.backend, "preload", None)  # a backend need not inherit from ours
     if preload is not None:
         try:

@@ -72,6 +72,7 @@ CASES = (
     Case("fastpysgi", "fastpysgi", modules=("fastpysgi",)),
     Case("granian-wsgi", "granian", modules=("granian",)),
     Case("granian-asgi", "granian", interface="asgi", modules=("granian", "uvloop")),
+    Case("uwsgi", "uwsgi", modules=("pyuwsgi",), closes=True),
 )
 
 

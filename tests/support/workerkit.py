@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.support.server import Listener
 from tests.support.wait import until
 from trapeze.boot import BOOT
@@ -30,6 +32,7 @@ __all__ = [
     "about",
     "check",
     "lacks",
+    "must_keep",
     "run_job",
 ]
 
@@ -160,6 +163,9 @@ BACKENDS = [
     Case("fastpysgi", "fastpysgi", {}, concurrent=False),
     Case("granian-wsgi", "granian", {}),
     Case("granian-asgi", "granian", {}, interface="asgi"),
+    Case("uwsgi", "uwsgi", {}, keepalive=False),
+    # pyuwsgi's script stands in for the program, which is the same but for the interpreter that it brings along.
+    Case("uwsgi-program", "uwsgi", {"binary-path": str(Path(sys.executable).with_name("uwsgi"))}, keepalive=False),
 ]
 
 
@@ -405,6 +411,12 @@ def lacks(case: Case, promise: str) -> str:
     """Why the server of a case cannot keep a promise; "" if it can."""
     why: str = about(case)["lacks"].get(promise, "")
     return why
+
+
+def must_keep(case: Case, promise: str) -> None:
+    """Skip the test if the server says that it cannot keep a promise of the contract."""
+    if why := lacks(case, promise):
+        pytest.skip(f"{case.name} lacks {promise}: {why}")
 
 
 def gone(pid: int) -> None:

@@ -162,6 +162,7 @@ ADAPTED: dict[str, set[str]] = {
     "green": {"gevent", "eventlet"},
     "uvicorn": {"uvicorn", "uvloop", "httptools"},
     "waitress": {"waitress"},
+    "uwsgi": {"pyuwsgi", "uwsgi"},
     "warm": {"django"},
     "werkzeug": {"werkzeug"},
 }

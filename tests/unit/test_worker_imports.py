@@ -53,6 +53,9 @@ THIRD_PARTY = {
     "tornado_native.py": {"tornado"},
     "tornado_wsgi.py": {"tornado"},
     "loops.py": {"uvloop"},
+    "uwsgi.py": {"pyuwsgi", "uwsgi"},
+    "uwsgi_app.py": {"uwsgi"},
+    "uwsgi_inside.py": {"pyuwsgi"},
     "warm.py": {"django"},
 }
 """Each file imports the server that it adapts, and no other package."""
