@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 
+from trapeze_backends.accepting import Beats, Room
 from trapeze_backends.endless import unread_bytes
 
 TYPE_CHECKING = False
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from trapeze_backends.accepting import Room
     from trapeze_backends.worker import Worker
 
 __all__ = ["Acceptor"]
@@ -45,8 +45,8 @@ class Acceptor:
     Args:
         worker: whose stop ends it.
         room: tells whether there is a thread for another request; `self.wake` is what it is to call.
-        serve: called with a connection whose next request has begun (or that has ended). What is served is in the room
-            from then on. It hands the connection to a thread; `keep` or `close` brings it back.
+        serve: called with a connection whose next request has begun. What is served is in the room from then on. It
+            hands the connection to a thread; `keep` brings it back.
         idle: seconds after which silent connections are closed.
 
     A connection is any object with `fileno()` and `close()`.
@@ -60,6 +60,8 @@ class Acceptor:
         self._doors: dict[int, tuple[socket.socket, Callable[[socket.socket, Any], Any]]] = {}
         self._are_open = False
         self._poll = select.epoll()
+        # All doors are one descriptor to the loop, which can be taken out whatever has become of theirs (`orphan`).
+        self._lobby = select.epoll()
         # Silent connections by descriptor, and when they are to be closed: the oldest first. All threads put in.
         self._silent: dict[int, tuple[Any, float]] = {}
         self._lingering: dict[int, tuple[socket.socket, float]] = {}
@@ -73,6 +75,7 @@ class Acceptor:
     def add(self, sock: socket.socket, connect: Callable[[socket.socket, Any], Any]) -> None:
         """Accept on a socket; `connect` makes a connection of an accepted one and the address of its peer."""
         self._doors[sock.fileno()] = sock, connect
+        self._lobby.register(sock.fileno(), select.EPOLLIN)
 
     @property
     def silent(self) -> int:
@@ -89,7 +92,7 @@ class Acceptor:
         fd = connection.fileno()
         with self._lock:
             self._silent[fd] = connection, time.monotonic() + self._idle
-            self._poll.register(fd, select.EPOLLIN)
+            self._poll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
 
     def linger(self, sock: socket.socket) -> None:
         """Close a socket whose client may not have heard yet that it closes. On any thread."""
@@ -113,10 +116,11 @@ class Acceptor:
         for fd in (self._signals, self._wake_read):
             self._poll.register(fd, select.EPOLLIN)
         worker.ready()
+        beats = Beats(worker, self.room)
         while not worker.stopping:
-            worker.beat(in_flight=self.room.busy)
+            most = beats.beat()
             self._open_doors()
-            self._turn(self._until_next(worker.pulse))
+            self._turn(self._until_next(most))
         self._close_doors()
         for sock, _ in self._doors.values():
             sock.close()
@@ -146,11 +150,12 @@ class Acceptor:
         return max(0.0, min([most, *(deadline - time.monotonic() for deadline in deadlines)]))
 
     def _turn(self, seconds: float) -> None:
-        for fd, _ in self._poll.poll(seconds):
-            if fd in self._doors:
-                self._accept(fd)
+        for fd, event in self._poll.poll(seconds):
+            if fd == self._lobby.fileno():
+                for door, _ in self._lobby.poll(0):
+                    self._accept(door)
             elif fd in self._silent:
-                self._hand_over(fd)
+                self._hand_over(fd, event)
             elif fd in self._lingering:
                 self._read_on(fd)
             elif fd in (self._signals, self._wake_read):
@@ -158,19 +163,18 @@ class Acceptor:
         self._close_silent(time.monotonic())
 
     def _open_doors(self) -> None:
-        wanted = self.room.has_place() and time.monotonic() >= self._again_at
-        if wanted and not self._are_open:
+        if self._again_at and time.monotonic() >= self._again_at:
             self._again_at = 0.0
-            for fd in self._doors:
-                self._poll.register(fd, select.EPOLLIN)
+        wanted = not self._again_at and self.room.has_place()
+        if wanted and not self._are_open:
+            self._poll.register(self._lobby.fileno(), select.EPOLLIN)
             self._are_open = True
         elif not wanted:
             self._close_doors()
 
     def _close_doors(self) -> None:
         if self._are_open:
-            for fd in self._doors:
-                self._poll.unregister(fd)
+            self._poll.unregister(self._lobby.fileno())
             self._are_open = False
 
     def _accept(self, fd: int) -> None:
@@ -191,9 +195,9 @@ class Acceptor:
         else:
             self.keep(connection)
 
-    def _hand_over(self, fd: int) -> None:
+    def _hand_over(self, fd: int, event: int) -> None:
         connection = self._take(self._silent, fd)
-        if unread_bytes(fd):
+        if event == select.EPOLLIN or unread_bytes(fd):
             self._begin(connection)
         else:  # it has ended
             connection.close()

@@ -113,7 +113,7 @@ def test_clients_that_do_not_close_hold_up_nobody(backend: str, worker: Spawn, c
     assert process.wait() == 0
 
 
-@pools
+@pytest.mark.parametrize("backend", ["waitress", "cheroot", "werkzeug"])
 def test_silent_clients_cost_no_thread(backend: str, worker: Spawn, connect: Connect, tcp: Make) -> None:
     """A browser connects before it has anything to ask."""
     listener = tcp()
