@@ -46,7 +46,7 @@ def become(job: Job, notifier: Notifier, backend: Backend, sockets: list[socket.
     board = job.board["fd"] if job.board else None
     spares = [fd for fd in (notifier.fd, board) if fd is not None]
     moved = pass_sockets([sock.detach() for sock in sockets], spares)
-    fields: dict[str, Any] = {**job.raw, "backend": backend.name, "python": sys.executable, "notify_fd": None}
+    fields: dict[str, Any] = {**job.raw, "backend": job.backend, "python": sys.executable, "notify_fd": None}
     fields["inherited"] = [fd for fd in inherited if fd not in (*spares, *(each.fd for each in job.listeners))]
     for fd in moved:
         os.set_inheritable(fd, True)
@@ -107,8 +107,7 @@ def load() -> Any:
     job = read_job(int(os.environ.pop("TRAPEZE_JOB")))
     os.environ.pop("TRAPEZE_NOTIFY_FD", None)
     notifier = Notifier(job.notify_fd)
-    sys.argv = ["trapeze"]
-    sys.executable = job.raw.get("python") or sys.executable  # the program sets itself
+    sys.executable = job.raw.get("python") or sys.executable  # a program with a Python in it has set itself
     register(job.dump_signal)
     for number in {signal.SIGTERM, job.stop_signal, signal.SIGQUIT}:
         signal.signal(number, signal.SIG_DFL)  # until it serves: the import may take long, and the program may wait
