@@ -221,6 +221,8 @@ class Document(Struct, kw_only=True):
     """The program that wrote it and its words, if that may be gone back to; see `foreground`."""
     phase: str = ""
     """What the manager above us was told last."""
+    keep_going: bool | None = None
+    """Of the command line, which is read again only later."""
 
     @property
     def descriptors(self) -> Iterator[int]:

@@ -84,8 +84,8 @@ GROUPS: dict[str, set[str]] = {
     },
     "supervisor": {"carry", "supervisor", "swap", "sweep", "watching"},
     "doors": {"calls", "control", "door", "routes", "settle", "signals", "upward"},
-    "app": {"app", "early", "foreground", "resume", "saving", "takeover", "upgrade"},
-    "people": {"__main__", "client", "conformance", "conformance.*", "render", "watcher", "cli.*"},
+    "app": {"app", "early", "foreground", "outset", "resume", "saving", "takeover", "upgrade"},
+    "people": {"__main__", "client", "conformance", "conformance.*", "render", "successor", "watcher", "cli.*"},
 }
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -103,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 DEFERRED: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "with the garbage collector off, which has to be said before",
+    ("__main__", "successor"): "as cli",
     ("app", "foreground"): "asyncio and the machine are imported while the checks of the worker side run",
     ("foreground", "carry"): "of upgrades only: a start need not wait for it",
     ("foreground", "resume"): "of upgrades only: a start need not wait for it",

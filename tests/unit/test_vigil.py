@@ -310,7 +310,7 @@ def test_a_loop_that_stands_still(comes_round: bool) -> None:
     if comes_round:
         beat(host, hung, beat=host.clock + 0.2)
     host.go(TO_DUMP)
-    assert child(host, hung).signals[3:] == [] if comes_round else [-9]
+    assert child(host, hung).signals[3:] == ([] if comes_round else [-9])
     host.go(30.0)
     assert child(host, hung).signals[3] == -9
 

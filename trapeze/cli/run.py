@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -14,7 +14,10 @@ from trapeze.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from trapeze.config import Resolved
 
-__all__ = ["serve", "up"]
+__all__ = ["CommandLine", "serve", "understood", "up"]
+
+_ONLY_READ = "trapeze.only_read"
+"""In a context's `meta`: where to put what the command line says, instead of running it."""
 
 DEFAULT_BIND = "127.0.0.1:8000"
 DEFAULT_FILE = "trapeze.toml"
@@ -42,6 +45,13 @@ Examples:
   trapeze serve "shop:create_app()" --reload
   trapeze serve shop:app --backend gunicorn --option worker_class=gevent
 """
+
+
+class CommandLine(NamedTuple):
+    """What `serve` or `up` was told."""
+
+    load: Callable[[], Resolved]
+    keep_going: bool
 
 
 @click.command(epilog=_EXAMPLES)
@@ -180,4 +190,23 @@ def _run(path: str | None, overlay: Mapping[str, Any], origins: Mapping[str, str
         """Called again at each reload: the file may have changed, flags and environment count as before."""
         return config.load(path, overlay=overlay, overlay_origins=origins, environ=os.environ)
 
+    only_read: list[CommandLine] | None = click.get_current_context().meta.get(_ONLY_READ)
+    if only_read is not None:
+        only_read.append(CommandLine(load, keep_going))
+        return 0
     return app.run(load, keep_going=keep_going)
+
+
+def understood(words: Sequence[str]) -> CommandLine:
+    """What a command line says, without running it.
+
+    Raises:
+        click.ClickException: nothing that makes sense.
+    """
+    from trapeze.cli import cli
+
+    found: list[CommandLine] = []
+    with cli.make_context("trapeze", list(words)) as context:
+        context.meta[_ONLY_READ] = found
+        cli.invoke(context)
+    return found[0]
