@@ -87,6 +87,7 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
         sockets = _adopt(job)
     worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
     worker.holds(sockets)
+    worker.app = app
     if job.after_fork:
         call_hook("after_fork", job.after_fork, job.app_dir)
     if job.root_path:
