@@ -32,7 +32,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         green = gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         server = gevent.pywsgi.WSGIServer(
             green,
-            adapt_app(app, green, worker, tell=True),
+            _asked(adapt_app(app, green, worker, tell=True), worker.app),
             spawn=options.get("spawn", "default"),
             log=None,
             handler_class=handler,
@@ -65,6 +65,13 @@ def _catch_signals(worker: Worker, stop: Any) -> None:
         gevent.signal_handler(number, graceful)
     for number in worker.fast_signals:
         gevent.signal_handler(number, worker.leave_now)
+
+
+def _asked(app: Any, original: Any) -> Any:
+    """Return `app`; gevent-websocket asks it which protocol it speaks, if it can be asked."""
+    if hasattr(original, "app_protocol"):
+        app.app_protocol = original.app_protocol
+    return app
 
 
 def _base_handler(websocket: bool) -> type[Any]:

@@ -147,6 +147,7 @@ def prepare_app(
         sockets = adopt(job)
     worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
     worker.holds(sockets)
+    worker.app = app
     if job.after_fork:
         call_hook("after_fork", job.after_fork, job.app_dir)
     if interface in ("wsgi", "asgi"):

@@ -36,6 +36,7 @@ class Worker:
         interface: "wsgi", "asgi", "aiohttp" or "tornado", as it was found or said.
         stopping: it was asked to leave: accept no more, finish what was accepted, return from `run`.
         grace_ends: when idle connections and endless answers are to be closed, monotonic seconds.
+        app: the user's own, without what is put around it: for what a server asks it besides calling it.
     """
 
     def __init__(self, job: Job, notifier: Notifier, *, interface: str, backend: str, version: str) -> None:
@@ -45,6 +46,7 @@ class Worker:
         self.version = version
         self.stopping = False
         self.grace_ends = float("inf")
+        self.app: Any = None
         self.is_ready = False
         self._is_healthy = not job.health
         self._notifier = notifier

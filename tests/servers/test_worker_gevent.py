@@ -36,14 +36,31 @@ def app(environ, start_response):
 
 OPTIONS = {"websocket": True}
 
+RESOURCE = """
+from geventwebsocket.resource import Resource, WebSocketApplication
 
-def upgraded(client: Connection) -> None:
-    """Make a WebSocket of the connection, and see that it works."""
+class Echo(WebSocketApplication):
+    @classmethod
+    def protocol_name(cls):
+        return "chat"
+
+    def on_message(self, message):
+        if message is not None:
+            self.ws.send(message)
+
+app = Resource([("/", Echo)])
+"""
+
+
+def upgraded(client: Connection, **headers: str) -> None:
+    """Make a WebSocket of the connection, and see that it works, in the protocol that was asked for."""
     key = base64.b64encode(os.urandom(16)).decode()
-    client.send("/", Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Key=key, Sec_WebSocket_Version="13")
+    asked = {"Connection": "Upgrade", "Sec_WebSocket_Key": key, "Sec_WebSocket_Version": "13", **headers}
+    client.send("/", "GET", b"", Upgrade="websocket", **asked)
     assert b"101" in client.stream.readline()
-    while client.stream.readline() != b"\r\n":
-        pass
+    answered = b"".join(iter(client.stream.readline, b"\r\n"))
+    for protocol in headers.values():
+        assert f"Sec-WebSocket-Protocol: {protocol}".encode() in answered
     client.sock.sendall(b"\x81\x82\0\0\0\0hi")
     assert client.stream.read(4) == b"\x81\x02hi"
 
@@ -97,6 +114,22 @@ def test_websocket_closed_by_the_client(serving: WorkerProcess, connect: Connect
     second.sock.sendall(b"\x81\x82\0\0\0\0hi")
     assert second.stream.read(4) == b"\x81\x02hi"
     assert connect(serving.listeners[0]).get()[2] == b"hello"
+
+
+def test_protocol_of_a_resource(worker: Spawn, connect: Connect, tcp: Make, run_dir: Path) -> None:
+    """gevent-websocket asks the app itself, which has others around it."""
+    (run_dir / "resource.py").write_text(RESOURCE)
+    listener = tcp()
+    process = worker(
+        [listener], app="resource:app", backend="gevent", options=OPTIONS, access_log=True, interface="wsgi"
+    )
+    process.ready()
+    client = connect(listener)
+    upgraded(client, Sec_WebSocket_Protocol="chat")
+    process.stop()
+    assert read_close(client) == 1012
+    assert process.wait() == 0, process.output
+    assert "Traceback" not in process.output
 
 
 def test_what_it_speaks() -> None:

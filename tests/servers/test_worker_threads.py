@@ -187,7 +187,7 @@ def test_werkzeug_is_for_development() -> None:
     ("fields", "found"),
     [
         ({"options": {"use_reloader": True}},
-         ("options.use_reloader", "werkzeug's use_reloader has no place here: use the field `reload`")),
+         ("options.use_reloader", "werkzeug's use_reloader has no place here: use the field `watch`")),
         ({"options": {"use_debugger": True}},
          ("options.use_debugger", "werkzeug's use_debugger has no place here: it is called `debugger` here")),
         ({"options": {"evalex": True}}, ("options.evalex", "it is a part of the debugger")),
