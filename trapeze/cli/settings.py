@@ -38,8 +38,10 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
         problems += examine(resolved, problems, import_app=import_app)
     if as_json:
         found = [problem._asdict() for problem in problems]
-        noted = list(_notes(resolved)) if isinstance(resolved, Resolved) else []
-        click.echo(msgspec.json.encode({"ok": not problems, "problems": found, "notes": noted}))
+        answer: dict[str, object] = {"ok": not problems, "problems": found}
+        if isinstance(resolved, Resolved) and (noted := list(_notes(resolved))):
+            answer["notes"] = noted
+        click.echo(msgspec.json.encode(answer))
     elif problems or not isinstance(resolved, Resolved):
         for problem in problems:
             click.echo(str(problem))
