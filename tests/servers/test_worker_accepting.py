@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.support.server import Listener
 from tests.support.wait import until
 from tests.support.workerkit import Connection, WorkerProcess
@@ -16,14 +18,18 @@ Spawn = Callable[..., WorkerProcess]
 Connect = Callable[[Listener], Connection]
 
 
+every_pool = pytest.mark.parametrize("backend", ["gunicorn", "hypercorn", "tornado"])
+
+
 def someone_waits(listener: Listener) -> bool:
     """Is a connection in the queue that nobody has accepted?"""
     return bool(select.select([listener.sock], [], [], 0)[0])
 
 
-def test_what_no_thread_can_serve_stays_in_the_queue(worker: Spawn, connect: Connect, tcp: Make) -> None:
+@every_pool
+def test_what_no_thread_can_serve_stays_in_the_queue(backend: str, worker: Spawn, connect: Connect, tcp: Make) -> None:
     listener = tcp()
-    process = worker([listener], backend="gunicorn", threads=2)
+    process = worker([listener], backend=backend, threads=2)
     process.ready()
     inside = [connect(listener), connect(listener)]
     for client in inside:
@@ -32,7 +38,7 @@ def test_what_no_thread_can_serve_stays_in_the_queue(worker: Spawn, connect: Con
     late = connect(listener)
     late.send("/")
     until(lambda: someone_waits(listener), what="the third connection in the queue")
-    sibling = worker([listener], backend="gunicorn", threads=2)
+    sibling = worker([listener], backend=backend, threads=2)
     sibling.ready()
     assert late.answer()[0] == 200
     for _ in inside:
@@ -41,9 +47,10 @@ def test_what_no_thread_can_serve_stays_in_the_queue(worker: Spawn, connect: Con
         assert client.answer()[0] == 200
 
 
-def test_a_free_thread_takes_the_next(worker: Spawn, connect: Connect, tcp: Make) -> None:
+@every_pool
+def test_a_free_thread_takes_the_next(backend: str, worker: Spawn, connect: Connect, tcp: Make) -> None:
     listener = tcp()
-    process = worker([listener], backend="gunicorn", threads=1)
+    process = worker([listener], backend=backend, threads=1)
     process.ready()
     first, second = connect(listener), connect(listener)
     first.send("/gate")
@@ -54,10 +61,13 @@ def test_a_free_thread_takes_the_next(worker: Spawn, connect: Connect, tcp: Make
     assert second.answer()[0] == 200
 
 
-def test_new_ones_get_in_beside_kept_ones_that_never_rest(worker: Spawn, connect: Connect, tcp: Make) -> None:
+@every_pool
+def test_new_ones_get_in_beside_kept_ones_that_never_rest(
+    backend: str, worker: Spawn, connect: Connect, tcp: Make
+) -> None:
     """Six kept connections ask again and again of a single thread: there is always one that waits for it."""
     listener = tcp()
-    process = worker([listener], backend="gunicorn", threads=1)
+    process = worker([listener], backend=backend, threads=1)
     process.ready()
     over = threading.Event()
     begun = threading.Barrier(7)
