@@ -22,9 +22,6 @@ __all__ = ["TICK", "Acceptor", "beat_until_stopped", "catch_signals", "run_loop"
 TICK = 0.02
 """Seconds between two looks at the connections of a draining worker."""
 
-BURST = 8
-"""Connections that are accepted in one turn of the loop: the rest of a burst is for siblings that have woken up too."""
-
 PATIENCE = 0.05
 """Seconds after which a new connection is accepted although no thread is free, if requests get finished meanwhile."""
 
@@ -81,21 +78,31 @@ def catch_signals(worker: Worker, wake: Callable[[], object]) -> None:
 async def beat_until_stopped(worker: Worker, asked: asyncio.Event, counts: Callable[[], tuple[int, int]]) -> None:
     """Beat until `asked` is set, or the supervisor is gone.
 
+    By timers alone: a coroutine that waits with a time-out takes several turns of the loop for each beat, and on a busy
+    machine a turn may take long.
+
     Args:
         worker: the worker.
         asked: is set when a stop signal has come.
         counts: returns requests begun so far, and those in flight.
     """
-    while not asked.is_set():
+    loop = asyncio.get_running_loop()
+    every = min(worker.pulse, 1.0)  # for `max_requests`, and the numbers that `status` shows
+    timer: asyncio.TimerHandle | None = None
+
+    def beat() -> None:
+        nonlocal timer
         worker.beat(*counts())
         if worker.is_orphan:
             worker.stop()
-            return
-        try:
-            # Often enough for `max_requests`, and for the numbers that `status` shows.
-            await asyncio.wait_for(asked.wait(), min(worker.pulse, 1.0))
-        except (asyncio.TimeoutError, TimeoutError):
-            continue
+            asked.set()
+        else:
+            timer = loop.call_later(every, beat)
+
+    beat()
+    await asked.wait()
+    if timer is not None:
+        timer.cancel()
 
 
 def unread(transport: Any) -> int:
@@ -123,7 +130,7 @@ async def stop_accepting(servers: Sequence[Any], sockets: Sequence[socket.socket
 
 
 class Acceptor:
-    """Accepts on the inherited sockets.
+    """Accepts on the inherited sockets, one connection in each turn of the loop: of a burst siblings get their part.
 
     For servers whose own way of accepting does more to a listener than accept, and for those with threads: what no
     thread can serve at once is left in the queue, where a sibling may have time for it (see `gunicorn_accept`).
@@ -149,7 +156,6 @@ class Acceptor:
         self._finished = finished
         self._timer: asyncio.TimerHandle | None = None
         self._open = False
-        self._burst = 1 if room else BURST
 
     def start(self) -> None:
         """Accept from now on."""
@@ -170,6 +176,7 @@ class Acceptor:
         self._pause()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         for sock in self._sockets:
             sock.close()
 
@@ -180,27 +187,24 @@ class Acceptor:
                 self._loop.remove_reader(sock.fileno())
 
     def _accept(self, place: int) -> None:
-        for _ in range(self._burst):
-            if self._room is not None and not self._room():
-                self._wait(PATIENCE, self._finished())
-                return
-            if not self._one(place):
-                return
+        if self._room is not None and not self._room():
+            self._wait(PATIENCE, self._finished())
+        else:
+            self._one(place)
 
-    def _one(self, place: int) -> bool:
+    def _one(self, place: int) -> None:
         try:
             connection, address = self._sockets[place].accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False
+            return  # a sibling was quicker, or the client has gone
         except OSError as error:
             if error.errno not in FULL:
                 raise
             print(f"cannot accept: {error.strerror}", file=sys.stderr, flush=True)
             self._wait(1.0, -1)
-            return False
+            return
         connection.setblocking(False)
         self._take(place, connection, address)
-        return True
 
     def _wait(self, seconds: float, finished: int) -> None:
         self._pause()
