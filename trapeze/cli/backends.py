@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -21,12 +22,14 @@ __all__ = ["backends"]
 # Entry points first: what lies beside our own worker package is none of that environment's.
 _LIST = """\
 import sys
+if sys.version_info < (3, 10):
+    sys.exit("Python %s in %s is too old, workers need 3.10 or newer" % (sys.version.split()[0], sys.prefix))
 sys.path[:] = [entry for entry in sys.path if entry]
 from importlib.metadata import entry_points
 names = [point.name for point in entry_points(group="trapeze.backends")]
 sys.path.append(sys.argv[1])
 from trapeze_backends.registry import BUILT_IN
-print("\\n".join(dict.fromkeys([*BUILT_IN, *names])))
+print("\\n".join([sys.prefix] + list(dict.fromkeys(list(BUILT_IN) + names))))
 """
 
 INTERFACES = ("wsgi", "asgi")
@@ -46,13 +49,16 @@ class Found(NamedTuple):
 
 @click.command()
 @click.option("--venv", metavar="DIR", help="Look in this virtual environment; default: the one trapeze runs in.")
+@click.option("--python", metavar="PATH", help="Look where this interpreter looks, instead.")
 @json_option
-def backends(venv: str | None, as_json: bool) -> int:
+def backends(venv: str | None, python: str | None, as_json: bool) -> int:
     """Show which servers are installed, and what each can do.
 
     Each is asked in an interpreter of its own.
     """
-    found = look(venv)
+    if venv is not None and python is not None:
+        raise click.UsageError("--python goes without --venv, which has a Python of its own")
+    found = look(venv, python)
     if as_json:
         click.echo(msgspec.json.encode([each._asdict() for each in found]))
         return 0
@@ -66,29 +72,44 @@ def backends(venv: str | None, as_json: bool) -> int:
     return 0
 
 
-def look(venv: str | None) -> list[Found]:
+def look(venv: str | None, python: str | None = None) -> list[Found]:
     """Ask every backend that the environment knows, for each interface, all at the same time.
 
     Raises:
-        TrapezeError: there is no Python in that environment.
+        TrapezeError: there is no Python in that environment, or no such Python.
     """
-    python = sys.executable if venv is None else os.path.join(os.path.abspath(venv), "bin", "python")
-    prefix = sys.prefix if venv is None else os.path.abspath(venv)
-    if not os.access(python, os.X_OK):
-        raise TrapezeError(f"{prefix} is no virtual environment: there is no {python}")
+    program = _program(venv, python)
+    prefix, names = _names(program)
     checks = {
-        name: [start_check(python, {"backend": name, "interface": interface}) for interface in INTERFACES]
-        for name in _names(python)
+        name: [start_check(program, {"backend": name, "interface": interface}) for interface in INTERFACES]
+        for name in names
     }
     return [_judge(name, prefix, [finish_check(check) for check in running]) for name, running in checks.items()]
 
 
-def _names(python: str) -> list[str]:
+def _program(venv: str | None, python: str | None) -> str:
+    if python is not None:
+        found = shutil.which(python)
+        if found is None:
+            raise TrapezeError(f"there is no program {python}")
+        return os.path.abspath(found)
+    if venv is None:
+        return sys.executable
+    prefix = os.path.abspath(venv)
+    program = os.path.join(prefix, "bin", "python")
+    if not os.access(program, os.X_OK):
+        raise TrapezeError(f"{prefix} is no virtual environment: there is no {program}")
+    return program
+
+
+def _names(python: str) -> tuple[str, list[str]]:
+    """Where that interpreter has its packages, and the backends that it knows."""
     listed = subprocess.run([python, "-c", _LIST, worker_package()], capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        words = listed.stderr.strip().splitlines()
-        raise TrapezeError(f"{python} cannot list its backends: {words[-1] if words else 'it said nothing'}")
-    return listed.stdout.split()
+    if listed.returncode != 0 or not listed.stdout:
+        said = listed.stderr.strip().splitlines()
+        raise TrapezeError(f"{python} cannot list its backends: {said[-1] if said else 'it said nothing'}")
+    prefix, *names = listed.stdout.splitlines()
+    return prefix, names
 
 
 def _judge(name: str, prefix: str, answers: list[dict[str, Any]]) -> Found:
