@@ -199,7 +199,7 @@ def _directories(spec: ServiceSpec, directory: str) -> Iterator[_Found]:
     if spec.venv is not None:
         yield from _venv(spec.venv)
     if spec.python is not None and not _runs(spec.python):
-        yield _Found("python", f"{spec.python}: there is no such program")
+        yield _Found("python", *_no_python(spec.python))
 
 
 def _venv(venv: str) -> Iterator[_Found]:
@@ -208,6 +208,17 @@ def _venv(venv: str) -> Iterator[_Found]:
         yield _Found("venv", f"{venv}: there is no such directory", f"python3 -m venv {venv}")
     elif not _runs(python):
         yield _Found("venv", f"{python}: there is no such program", "name the directory that has bin/python in it")
+
+
+def _no_python(python: str) -> tuple[str, str]:
+    """Reason and hint. A name without a slash was looked for on the PATH that we have been started with."""
+    if "/" not in python:
+        return f'the program "{python}" is not on the PATH', "install it, or give its whole path"
+    if os.path.isdir(python):
+        return f"{python}: is a directory, not a program", f'{python}/bin/python? or venv = "{python}"'
+    if os.path.exists(python):
+        return f"{python}: may not be executed", f"chmod +x {python}"
+    return f"{python}: there is no such program", ""
 
 
 def _programs(spec: ServiceSpec, cwd: str, env: Mapping[str, str]) -> Iterator[_Found]:

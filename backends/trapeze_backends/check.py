@@ -21,9 +21,6 @@ def check(job: Job) -> int:
     """Print what was found as one JSON object on stdout; returns the exit status, always 0."""
     use_app_dir(job.app_dir)
     problems: list[Problem] = []
-    if sys.version_info < (3, 10):  # noqa: UP036  (it runs in whatever Python the app's environment has)
-        reason = f"Python {sys.version.split()[0]} in {sys.prefix} is too old"
-        problems.append(Problem("venv", reason, "workers need 3.10 or newer"))
     backend = _backend(job, problems)
     if job.app:
         _app(job, backend, problems)
