@@ -67,7 +67,7 @@ def give_up(document: Document, claimed: Claim) -> None:
     claimed.release()
     for kept in document.sockets:
         if kept.path:
-            SocketFile(kept.path, kept.inode).unlink()
+            SocketFile(kept.path, kept.inode, kept.private).unlink()
 
 
 def claim_of(document: Document) -> Claim:
@@ -78,12 +78,23 @@ def claim_of(document: Document) -> Claim:
 
 def sockets_of(document: Document) -> dict[int, ListenSocket]:
     """The listening sockets, by descriptor."""
-    found = {}
+    found: dict[int, ListenSocket] = {}
+    files: dict[tuple[int, int], SocketFile] = {}
     for kept in document.sockets:
-        file = SocketFile(kept.path, kept.inode) if kept.path else None
-        spec = carry.spec_of(SocketSpec, kept.spec)
-        sock = socket.socket(fileno=kept.fd)
-        found[kept.fd] = ListenSocket(kept.name, kept.address, sock, spec, file, borrowed=kept.borrowed)
+        file = None
+        if kept.path and kept.inode in files:
+            file = files[kept.inode].share()
+        elif kept.path:
+            file = files[kept.inode] = SocketFile(kept.path, kept.inode, kept.private)
+        found[kept.fd] = ListenSocket(
+            kept.name,
+            kept.address,
+            socket.socket(fileno=kept.fd),
+            carry.spec_of(SocketSpec, kept.spec),
+            file,
+            borrowed=kept.borrowed,
+            pending=kept.pending,
+        )
     return found
 
 

@@ -1,13 +1,14 @@
 """A generation on trial: wanted, but not settled yet. Who stands in for it meanwhile, what happens when it fails.
 
 As long as new code has not shown that it serves, the last good generation fills every gap (see `planner`). A generation
-that is beyond hope gives way to it.
+that is beyond hope gives way to it. Its sockets take their paths when its first worker is ready, and not before.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapeze.errors import BindError
 from trapeze.lifecycle import Outcome
 from trapeze.process import Process
 
@@ -40,6 +41,17 @@ class Trial:
 
     # ---- how it ends ----
 
+    def take_sockets(self, process: Process) -> BindError | None:
+        """It is the first of its generation that serves: clients are to find it. Why they cannot, if so."""
+        service = self._service
+        if process.role == "worker" and process.generation == service.want.generation:
+            try:
+                for sock in service.current.sockets:
+                    sock.take()
+            except BindError as error:
+                return error
+        return None
+
     def account(self, process: Process, status: int, now: float) -> None:
         """Let the end of a process count; a generation that is beyond hope gives way to the last good one."""
         service = self._service
@@ -63,6 +75,7 @@ class Trial:
         assert service.good is not None
         service.want = service.orders.want(service.generations[service.good])
         service.ledger.give_way()
+        service.last_out.doubt()
         service.steps_done = len(service.current.steps)
         service.host.rolled_back(service, failed, service.ledger.failure)
 
