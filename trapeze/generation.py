@@ -126,6 +126,10 @@ class Generation(Struct, frozen=True, kw_only=True):
             listens={each: listens[each] for each in spec.sockets} if listens is not None else {},
         )
 
+    def numbered(self, number: int) -> Generation:
+        """The same under another number."""
+        return replace(self, number=number, env={**self.env, "TRAPEZE_GENERATION": str(number)})
+
     @property
     def timeouts(self) -> Timeouts:
         """The clocks of a worker."""

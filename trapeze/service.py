@@ -97,6 +97,7 @@ class Service:
     def enable(self) -> None:
         """Want it to run."""
         if not self.want.enabled:
+            self.trial.renew()
             self._switch(True)
         self._begin_anew()
 

@@ -39,6 +39,19 @@ class Trial:
         """Is it one that fills a gap, or has to be replaced like one?"""
         return process.generation == self.stand_in and process.role == "worker"
 
+    def renew(self) -> None:
+        """A start after a stop: the code is no longer in memory, and what is on the disk now may be other code.
+
+        So it is another generation of the same. What has not served yet, nor been imported, keeps its number.
+        """
+        service = self._service
+        if service.good == service.want.generation:
+            service.top += 1
+            made = service.current.numbered(service.top)
+            service.orders.hand_on(service.current, made)
+            service.generations[made.number] = made
+            service.want, service.good = service.orders.want(made), made.number
+
     # ---- how it ends ----
 
     def take_sockets(self, process: Process) -> BindError | None:
