@@ -48,6 +48,8 @@ class Machine:
         self.stopping = False
         self.finished = asyncio.Event()
         """Everything has stopped."""
+        self.first: set[str] = set()
+        """Services of the first start, whose failure ends everything: until the first reload nothing can be lost."""
         self.give_back: Callable[[Service, Generation], None] = lambda service, failed: None
         """Called when a generation has failed and the last good one is wanted again."""
         self.at_shutdown: list[Callable[[], None]] = []
@@ -167,7 +169,7 @@ class Machine:
         return self.error is not None and service.good is None
 
     def _is_fatal(self, service: Service, process: Process) -> bool:
-        if not self._fail_fast or service.good is not None or self.stopping:
+        if not self._fail_fast or service.name not in self.first or service.good is not None or self.stopping:
             return False
         if process.role == "pre_start" or service.current.spec.app is not None:
             return process.outcome is Outcome.START_FAILED

@@ -76,8 +76,10 @@ class Supervisor:
 
     def begin(self) -> None:
         """Create the services of the configuration and let them start."""
-        for name in self.resolved.config.services:
+        for name, spec in self.resolved.config.services.items():
             self.add(name)
+            if spec.enabled:
+                self.machine.first.add(name)
         self.machine.react()
         self.watch()
 

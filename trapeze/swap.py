@@ -106,6 +106,7 @@ class Swap:
         """Want the new configuration. Return the services that were touched."""
         self._signal_unchanged()
         supervisor, resolved = self._supervisor, self._resolved
+        supervisor.machine.first.clear()  # what is new and broken must not end what serves
         changes = diff(supervisor.resolved.config, resolved.config)
         before = supervisor.resolved, supervisor.sockets
         supervisor.hold(resolved, self._sockets)

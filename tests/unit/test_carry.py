@@ -71,6 +71,7 @@ LEFT: dict[type, dict[str, str]] = {
         "at_shutdown": "said anew by those who wait",
         "processors": "counted anew",
         "_fail_fast": "of the command line",
+        "first": "after an upgrade no failure ends everything",
         "give_back": "the new one",
         "_sweep": "the new one",
         "_loop": "the new one",
