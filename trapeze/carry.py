@@ -67,8 +67,11 @@ class KeptSocket(Struct, omit_defaults=True, kw_only=True):
     path: str = ""
     """Of the file that we made for it."""
     inode: Inode = (-1, -1)
+    private: str = ""
+    """Its name, where it has not taken its path yet."""
     borrowed: bool = False
     reserved: bool = False
+    pending: bool = False
 
 
 class KeptGeneration(Struct, omit_defaults=True, kw_only=True):
@@ -87,6 +90,8 @@ class KeptGeneration(Struct, omit_defaults=True, kw_only=True):
     uid: int | None = None
     gid: int | None = None
     groups: list[int] | None = None
+    section: Tree | None = None
+    listens: dict[str, Tree] = {}
 
 
 class KeptProcess(Struct, omit_defaults=True, kw_only=True):
@@ -283,7 +288,7 @@ def read(data: bytes) -> Document:
         _ = document.resolved
         for service in document.services:
             for generation in service.generations:
-                spec_of(ServiceSpec, generation.spec)
+                generation_of(generation, None)
         for sock in document.sockets:
             spec_of(SocketSpec, sock.spec)
     except msgspec.MsgspecError as error:
@@ -320,12 +325,12 @@ def config_of(tree: Tree) -> Config:
     return found
 
 
-def generation_of(kept: KeptGeneration, sockets: Mapping[int, ListenSocket]) -> Generation:
-    """A generation, with its sockets by descriptor."""
+def generation_of(kept: KeptGeneration, sockets: Mapping[int, ListenSocket] | None) -> Generation:
+    """A generation, with its sockets by descriptor (None: with none, to see whether it can be read)."""
     return Generation(
         number=kept.number,
         spec=spec_of(ServiceSpec, kept.spec),
-        sockets=[sockets[fd] for fd in kept.sockets],
+        sockets=[sockets[fd] for fd in kept.sockets] if sockets is not None else [],
         directory=kept.directory,
         backend=kept.backend,
         terminal=kept.terminal,
@@ -334,4 +339,6 @@ def generation_of(kept: KeptGeneration, sockets: Mapping[int, ListenSocket]) -> 
         uid=kept.uid,
         gid=kept.gid,
         groups=kept.groups,
+        section=spec_of(ServiceSpec, kept.section) if kept.section is not None else None,
+        listens={name: spec_of(SocketSpec, spec) for name, spec in kept.listens.items()},
     )

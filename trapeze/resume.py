@@ -67,7 +67,7 @@ def give_up(document: Document, claimed: Claim) -> None:
     claimed.release()
     for kept in document.sockets:
         if kept.path:
-            SocketFile(kept.path, kept.inode).unlink()
+            SocketFile(kept.path, kept.inode, kept.private).unlink()
 
 
 def claim_of(document: Document) -> Claim:
@@ -78,14 +78,28 @@ def claim_of(document: Document) -> Claim:
 
 def sockets_of(document: Document) -> dict[int, ListenSocket]:
     """The listening sockets, by descriptor."""
-    return {kept.fd: _socket(kept) for kept in document.sockets}
+    files: dict[tuple[int, int], SocketFile] = {}
+    return {kept.fd: _socket(kept, files) for kept in document.sockets}
 
 
-def _socket(kept: KeptSocket) -> ListenSocket:
-    file = SocketFile(kept.path, kept.inode) if kept.path else None
-    spec = carry.spec_of(SocketSpec, kept.spec)
-    sock = socket.socket(fileno=kept.fd)
-    return ListenSocket(kept.name, kept.address, sock, spec, file, borrowed=kept.borrowed, reserved=kept.reserved)
+def _socket(kept: KeptSocket, files: dict[tuple[int, int], SocketFile] | None = None) -> ListenSocket:
+    """`files` are those that several sockets have in common, by their inode."""
+    files = {} if files is None else files
+    file = None
+    if kept.path and kept.inode in files:
+        file = files[kept.inode].share()
+    elif kept.path:
+        file = files[kept.inode] = SocketFile(kept.path, kept.inode, kept.private)
+    return ListenSocket(
+        kept.name,
+        kept.address,
+        socket.socket(fileno=kept.fd),
+        carry.spec_of(SocketSpec, kept.spec),
+        file,
+        borrowed=kept.borrowed,
+        reserved=kept.reserved,
+        pending=kept.pending,
+    )
 
 
 def supervisor_of(

@@ -107,8 +107,10 @@ def _socket(held: ListenSocket) -> KeptSocket:
         spec=_tree(held.spec),
         path=held.file.path if held.file is not None else "",
         inode=held.file.inode if held.file is not None else (-1, -1),
+        private=held.file.private if held.file is not None else "",
         borrowed=held.borrowed,
         reserved=held.reserved,
+        pending=held.pending,
     )
 
 
@@ -162,6 +164,8 @@ def _generation(made: Generation, serving: bool) -> KeptGeneration:
         uid=made.uid,
         gid=made.gid,
         groups=list(made.groups) if made.groups is not None else None,
+        section=_tree(made.section) if made.section is not None else None,
+        listens={name: _tree(spec) for name, spec in made.listens.items()},
     )
 
 

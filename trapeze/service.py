@@ -97,6 +97,7 @@ class Service:
     def enable(self) -> None:
         """Want it to run."""
         if not self.want.enabled:
+            self.trial.renew()
             self._switch(True)
         self._begin_anew()
 
@@ -142,7 +143,11 @@ class Service:
     def became_ready(self, process: Process, why: str = "ready") -> None:
         """It said, or its probe found, that it serves."""
         if process.id in self.processes and process.state is State.STARTING:
-            self._apply(process, Event.READY, why)
+            if error := self.trial.take_sockets(process):
+                process.error = (str(error), "", error.hint)
+                self._apply(process, Event.STOP, str(error))
+            else:
+                self._apply(process, Event.READY, why)
             self.host.touched(self)
 
     def heard(self, process: Process, message: notify.Message) -> None:

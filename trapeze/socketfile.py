@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Self
 
-__all__ = ["Directory", "SocketFile", "discard", "is_stale", "locked", "permit", "place"]
+__all__ = ["Directory", "SocketFile", "discard", "is_stale", "locked", "permit", "place", "set_aside"]
 
 
 class SocketFile:
     """The file of a Unix socket of ours, remembered by its inode: a file of that name may be another's by now."""
 
-    __slots__ = ("_gone", "inode", "path")
+    __slots__ = ("_gone", "holders", "inode", "path", "private")
 
-    def __init__(self, path: str, inode: tuple[int, int]) -> None:
+    def __init__(self, path: str, inode: tuple[int, int], private: str = "") -> None:
         self.path = path
         self.inode = inode
+        self.private = private
+        """Its name beside the path, as long as it has not been moved there."""
+        self.holders = 1
+        """Sockets that have it in common: duplicates of one, with other permissions to come."""
         self._gone = False
 
     @property
@@ -47,11 +51,59 @@ class SocketFile:
         directory, base = os.path.split(self.path)
         return os.path.join(directory, hidden_name(base))
 
+    @property
+    def _where(self) -> str:
+        if self.private:
+            return os.path.join(os.path.dirname(self.path), self.private)
+        return self._aside if self.hidden else self.path
+
     def _is_at(self, path: str) -> bool:
         try:
             return inode_of(os.lstat(path)) == self.inode
         except OSError:
             return False
+
+    def share(self) -> SocketFile:
+        """One more socket has it: it stays until the last one is closed."""
+        self.holders += 1
+        return self
+
+    def release(self) -> None:
+        """One less has it."""
+        self.holders -= 1
+        if self.holders <= 0:
+            self.unlink()
+
+    def appear(self) -> None:
+        """Move it to its path, if it was made under a private name and is still there.
+
+        Raises:
+            BindError: something living is there; or it cannot be moved.
+        """
+        if not self.private:
+            return
+        directory, base = os.path.split(self.path)
+        try:
+            with Directory(directory) as parent:
+                place(Unix(self.path), parent, self.private, base)
+        except OSError as error:
+            raise cannot_listen(Unix(self.path), error) from None
+        self.private = ""
+
+    def permit(self, uid: int, gid: int, mode: int) -> None:
+        """Give it another owner and mode, wherever it is; nobody who may not have it can use it in between.
+
+        Raises:
+            OSError: it is gone or another's by now, or that is not ours to do.
+        """
+        directory, base = os.path.split(self._where)
+        with Directory(directory) as parent, _held(parent, base) as (handle, found):
+            if inode_of(found) != self.inode:
+                raise PermissionError(errno.EPERM, "somebody else replaced the socket file")
+            os.chmod(handle, mode & stat.S_IMODE(found.st_mode))
+            if (uid, gid) != (found.st_uid, found.st_gid):
+                os.chown(handle, uid, gid)
+            os.chmod(handle, mode)
 
     def hide(self) -> None:
         """Move it, if it is still ours, where no client looks for it: connecting then fails as if it were removed.
@@ -83,7 +135,7 @@ class SocketFile:
         """Remove it if it is still ours. Safe to call twice."""
         if self._gone:
             return
-        directory, base = os.path.split(self._aside if self.hidden else self.path)
+        directory, base = os.path.split(self._where)
         self._gone = True
         with contextlib.suppress(OSError), Directory(directory) as parent:
             if inode_of(os.lstat(base, dir_fd=parent.fd)) == self.inode:
@@ -133,7 +185,8 @@ def place(address: Unix, parent: Directory, private: str, base: str, ours: Colle
     with locked(f".{base[:64]}.lock", dir_fd=parent.fd):
         if is_stale(address, os.path.join(parent.path, base), ours) or not _linked(address, parent, private, base):
             os.rename(private, base, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
-        _remove_stale(parent, hidden_name(base))
+        for left_behind in (hidden_name(base), waiting_name(base)):
+            _remove_stale(parent, left_behind)
 
 
 def _linked(address: Unix, parent: Directory, private: str, base: str) -> bool:
@@ -172,20 +225,44 @@ def locked(path: str, *, dir_fd: int | None = None) -> Iterator[None]:
         os.close(fd)
 
 
-def permit(parent: Directory, base: str, mode: int, owner: tuple[int, int]) -> tuple[int, int]:
-    """Set owner and mode on the file itself, held open: in a directory others can write, a name proves nothing."""
-    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
-    try:
-        found = os.fstat(fd)
+def permit(parent: Directory, base: str, mode: int, owner: tuple[int, int]) -> os.stat_result:
+    """Set owner and mode on a file that was just made; return what it is then."""
+    with _held(parent, base) as (handle, found):
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
             raise PermissionError(errno.EPERM, "somebody else replaced the socket file while it was made")
-        handle = f"/proc/self/fd/{fd}"
         if owner != (-1, -1):
             os.chown(handle, *owner)
         os.chmod(handle, mode)
+        return os.stat(handle)
+
+
+@contextlib.contextmanager
+def _held(parent: Directory, base: str) -> Iterator[tuple[str, os.stat_result]]:
+    """The file itself, held open, and what it is: in a directory others can write, a name proves nothing."""
+    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
+    try:
+        yield f"/proc/self/fd/{fd}", os.fstat(fd)
     finally:
         os.close(fd)
-    return inode_of(found)
+
+
+def waiting_name(base: str) -> str:
+    """The name of a socket file of that name that has not taken its path yet."""
+    return f".{base[:64]}.next"
+
+
+def set_aside(parent: Directory, private: str, base: str) -> str:
+    """Give a socket that is not to take its path yet a name that can be told; return the one that it has.
+
+    A supervisor that is killed meanwhile leaves it behind, and the next one knows what to remove.
+    """
+    known = waiting_name(base)
+    with contextlib.suppress(OSError), locked(f".{base[:64]}.lock", dir_fd=parent.fd):
+        _remove_stale(parent, known)
+        os.link(private, known, src_dir_fd=parent.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
+        os.unlink(private, dir_fd=parent.fd)
+        return known
+    return private
 
 
 def _remove_stale(parent: Directory, base: str) -> None:

@@ -10,11 +10,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from msgspec.structs import replace
-
 from trapeze import report
+from trapeze.back import give_back, roll_back
 from trapeze.config import Resolved
-from trapeze.errors import NothingKept, TrapezeError, UnknownName
+from trapeze.errors import TrapezeError, UnknownName
 from trapeze.events import Clock
 from trapeze.generation import Generation
 from trapeze.machine import Machine
@@ -56,6 +55,7 @@ class Supervisor:
         self.journal = Journal()
         self.machine = Machine(clock, self.journal, fail_fast=fail_fast, sweep=self._sweep)
         self.machine.chronicle.suggests = resolved.origins.get("services.web.app") == "argument APP"
+        self.machine.give_back = lambda service, failed: give_back(self, service, failed)
         self.image, self.image_since = 1, clock.now()
         """How many programs this process has been (see `upgrade`), and since when it is this one (monotonic)."""
         self.upgrade: Upgrader | None = None
@@ -78,8 +78,10 @@ class Supervisor:
 
     def begin(self) -> None:
         """Create the services of the configuration and let them start."""
-        for name in self.resolved.config.services:
+        for name, spec in self.resolved.config.services.items():
             self.add(name)
+            if spec.enabled:
+                self.machine.first.add(name)
         self.machine.react()
         self.watch()
 
@@ -123,6 +125,7 @@ class Supervisor:
             spec,
             self.sockets,
             self.resolved.directory,
+            listens=self.resolved.config.sockets,
             terminal=self.terminal and spec.app is not None,
             nofile=self.nofile,
         )
@@ -216,17 +219,7 @@ class Supervisor:
             NothingKept: no earlier generation is there.
         """
         service = self._named([name])[0]
-        target = service.predecessor
-        if target is None:
-            why, hint = report.why_nothing_kept(service)
-            raise NothingKept(f"{name}: no earlier generation is kept: {why}", hint=hint)
-        generation = service.generations[target]
-        missing = [socket for socket in generation.spec.sockets if socket not in self.sockets]
-        if missing:
-            raise NothingKept(f"{name}: generation {target} accepted on socket {missing[0]!r}, which is gone")
-        # On the sockets of today: the addresses it knew may have been given up.
-        sockets = [held for wanted in generation.spec.sockets for held in self.sockets[wanted]]
-        service.rollback(replace(generation, sockets=sockets))
+        target = roll_back(self, service)
         return self._ticket("rollback", [service], who, f" to generation {target}")
 
     def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> Ticket:

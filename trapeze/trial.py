@@ -1,13 +1,14 @@
 """A generation on trial: wanted, but not settled yet. Who stands in for it meanwhile, what happens when it fails.
 
 As long as new code has not shown that it serves, the last good generation fills every gap (see `planner`). A generation
-that is beyond hope gives way to it.
+that is beyond hope gives way to it. Its sockets take their paths when its first worker is ready, and not before.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapeze.errors import BindError
 from trapeze.lifecycle import Outcome
 from trapeze.process import Process
 
@@ -38,7 +39,31 @@ class Trial:
         """Is it one that fills a gap, or has to be replaced like one?"""
         return process.generation == self.stand_in and process.role == "worker"
 
+    def renew(self) -> None:
+        """A start after a stop: the code is no longer in memory, and what is on the disk now may be other code.
+
+        So it is another generation of the same. What has not served yet, nor been imported, keeps its number.
+        """
+        service = self._service
+        if service.good == service.want.generation:
+            service.top += 1
+            made = service.current.numbered(service.top)
+            service.orders.hand_on(service.current, made)
+            service.generations[made.number] = made
+            service.want, service.good = service.orders.want(made), made.number
+
     # ---- how it ends ----
+
+    def take_sockets(self, process: Process) -> BindError | None:
+        """It is the first of its generation that serves: clients are to find it. Why they cannot, if so."""
+        service = self._service
+        if process.role == "worker" and process.generation == service.want.generation:
+            try:
+                for sock in service.current.sockets:
+                    sock.take()
+            except BindError as error:
+                return error
+        return None
 
     def account(self, process: Process, status: int, now: float) -> None:
         """Let the end of a process count; a generation that is beyond hope gives way to the last good one."""
@@ -63,6 +88,7 @@ class Trial:
         assert service.good is not None
         service.want = service.orders.want(service.generations[service.good])
         service.ledger.give_way()
+        service.last_out.doubt()
         service.steps_done = len(service.current.steps)
         service.host.rolled_back(service, failed, service.ledger.failure)
 

@@ -7,15 +7,16 @@ import grp
 import os
 import pwd
 import socket
+import stat
 
 from trapeze import holders
 from trapeze.addresses import SUN_PATH_MAX, Abstract, Unix
 from trapeze.errors import BindError
 from trapeze.holders import cannot_listen
-from trapeze.socketfile import Directory, SocketFile, discard, is_stale, permit, place
+from trapeze.socketfile import Directory, SocketFile, discard, inode_of, is_stale, permit, place, set_aside
 from trapeze.spec import SocketSpec
 
-__all__ = ["listen_abstract", "listen_unix"]
+__all__ = ["as_made", "conform", "listen_abstract", "listen_unix"]
 
 DEFAULT_MODE = 0o660
 """Permissions of a Unix socket when the file says nothing: connecting needs the right to write."""
@@ -39,49 +40,91 @@ def listen_abstract(address: Abstract, backlog: int) -> socket.socket:
     return sock
 
 
-def listen_unix(address: Unix, spec: SocketSpec, ours: set[tuple[int, int]]) -> tuple[socket.socket, SocketFile]:
+def listen_unix(address: Unix, spec: SocketSpec, *, later: bool = False) -> tuple[socket.socket, SocketFile]:
     """Return a socket that listens on a path, and its file.
 
     Args:
         address: where; a relative path is one of the current directory.
         spec: mode, owner, group and backlog.
-        ours: inodes of live sockets that may be replaced.
+        later: it keeps its private name until it is told to appear.
 
     Raises:
         BindError: something else is there, a directory is missing, the owner is unknown...
     """
-    mode = DEFAULT_MODE if spec.mode is None else int(spec.mode, 8)
-    uid, gid = _owner(address, spec.owner), _group(address, spec.group)
     path = os.path.abspath(address.path)
-    directory, base = os.path.split(path)
-    try:
-        parent = Directory(directory)
-    except OSError as error:
-        hint = f"mkdir -p {directory}" if error.errno == errno.ENOENT else ""
-        raise BindError(f"cannot listen on {address}: directory {directory}: {_words(error)}", hint=hint) from None
-    with parent:
-        is_stale(address, path, ours)
+    base = os.path.basename(path)
+    rights = _rights(address, spec)
+    with _directory_of(address) as parent:
+        is_stale(address, path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            private, inode = _bind_beside(sock, parent, base, mode, (uid, gid), spec.backlog)
+            private, found = _bind_beside(sock, parent, base, rights, spec.backlog)
             try:
-                place(address, parent, private, base, ours)
+                if later:
+                    private = set_aside(parent, private, base)
+                else:
+                    place(address, parent, private, base)
             except BaseException:
                 discard(parent, private)
                 raise
         except OSError as error:
             sock.close()
-            raise cannot_listen(address, error, hint=_unix_hint(error, directory)) from None
+            raise cannot_listen(address, error, hint=_unix_hint(error, parent.path)) from None
         except BindError:
             sock.close()
             raise
-    return sock, SocketFile(path, inode)
+    return sock, SocketFile(path, inode_of(found), private if later else "")
+
+
+def as_made(address: Unix, spec: SocketSpec) -> os.stat_result:
+    """What a socket file of this section would be like: one is made, looked at and removed.
+
+    Raises:
+        BindError: it cannot be made.
+    """
+    rights = _rights(address, spec)
+    with _directory_of(address) as parent, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            private, found = _bind_beside(sock, parent, os.path.basename(address.path), rights, 1)
+        except OSError as error:
+            raise cannot_listen(address, error, hint=_unix_hint(error, parent.path)) from None
+        discard(parent, private)
+    return found
+
+
+def conform(file: SocketFile, spec: SocketSpec) -> None:
+    """Give a socket file that is in use the owner and the mode of a section; it stays the same socket.
+
+    Raises:
+        BindError: that cannot be done.
+    """
+    address = Unix(file.path)
+    made = as_made(address, spec)
+    try:
+        file.permit(made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode))
+    except OSError as error:
+        raise cannot_listen(address, error, hint=_unix_hint(error, os.path.dirname(file.path))) from None
+
+
+def _rights(address: Unix, spec: SocketSpec) -> tuple[int, tuple[int, int]]:
+    """Mode and owner."""
+    mode = DEFAULT_MODE if spec.mode is None else int(spec.mode, 8)
+    return mode, (_owner(address, spec.owner), _group(address, spec.group))
+
+
+def _directory_of(address: Unix) -> Directory:
+    directory = os.path.dirname(os.path.abspath(address.path))
+    try:
+        return Directory(directory)
+    except OSError as error:
+        hint = f"mkdir -p {directory}" if error.errno == errno.ENOENT else ""
+        raise BindError(f"cannot listen on {address}: directory {directory}: {_words(error)}", hint=hint) from None
 
 
 def _bind_beside(
-    sock: socket.socket, parent: Directory, base: str, mode: int, owner: tuple[int, int], backlog: int
-) -> tuple[str, tuple[int, int]]:
-    """Bind under a private name, give it owner and mode, and listen; return the name and the inode.
+    sock: socket.socket, parent: Directory, base: str, rights: tuple[int, tuple[int, int]], backlog: int
+) -> tuple[str, os.stat_result]:
+    """Bind under a private name, give it owner and mode, and listen; return the name and what the file is.
 
     Only then it is moved into place (`place`): clients find either what was there before or a socket that is ready,
     never one with the wrong permissions.
@@ -96,13 +139,13 @@ def _bind_beside(
     finally:
         os.umask(before)
     try:
-        inode = permit(parent, private, mode, owner)
+        found = permit(parent, private, *rights)
         sock.setblocking(False)
         sock.listen(backlog)
     except BaseException:
         discard(parent, private)
         raise
-    return private, inode
+    return private, found
 
 
 def _words(error: OSError) -> str:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.support.shop import APP, BROKEN
+from tests.support.shop import APP, BROKEN, Shop
 from tests.support.site import Gate, Site
 from tests.support.wait import until
 
@@ -157,3 +157,23 @@ def test_all_workers_killed_during_a_long_import_after_an_upgrade(site: Site) ->
     release.server.ready()
     assert release.server.service()["want"] == 3
     assert release.server.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["reload", "start"])
+def test_a_new_service_that_is_broken(how: str, site: Site) -> None:
+    """That the first start of everything fails with one service is no reason to end everything later."""
+    site.write("new.py", BROKEN)
+    shop = Shop(site, '[services.new]\napp = "new"\nenabled = false\nsocket = "web"' if how == "start" else "")
+    shop.server.expect_error(".*")
+    pids = shop.server.pids()
+    if how == "reload":
+        shop.configure('[services.new]\napp = "new"\nsocket = "web"')
+
+    done = shop.server.ctl(*(["reload"] if how == "reload" else ["start", "new"]))
+
+    assert done.code == 1, done
+    assert "no database configured" in done.err
+    until(lambda: shop.server.service("new")["status"] == "FAILED", what="it to be given up")
+    assert shop.get() == "one"
+    assert how == "reload" or shop.server.pids() == pids
+    assert shop.server.stop() == 0

@@ -110,10 +110,12 @@ def test_stop_and_start(server: Trapeze, wire: Wire) -> None:
     assert wire.line() == "side stop"
     assert [server.service(name)["status"] for name in ("web", "side")] == ["STOPPED", "STOPPED"]
     assert server.ctl("stop", "side").code == 0, "it is so"
+    assert server.service()["generation"] == 1
     started = server.ctl("start", "side", "web")
     assert started.code == 0, started
     assert wire.line().startswith("side start")
     assert server.get("/").text == "hello"
+    assert [server.service(name)["generation"] for name in ("web", "side")] == [2, 2], "imported anew"
 
 
 def test_restart(server: Trapeze, wire: Wire) -> None:

@@ -71,6 +71,8 @@ LEFT: dict[type, dict[str, str]] = {
         "at_shutdown": "said anew by those who wait",
         "processors": "counted anew",
         "_fail_fast": "of the command line",
+        "first": "after an upgrade no failure ends everything",
+        "give_back": "the new one",
         "_sweep": "the new one",
         "_loop": "the new one",
         "_launcher": "its children are those of the processes",
@@ -121,7 +123,8 @@ def test_every_attribute_is_carried_or_left_for_a_reason(kind: type) -> None:
 
 def test_sockets_and_generations_are_whole() -> None:
     assert set(Generation.__struct_fields__) == set(KeptGeneration.__struct_fields__)
-    assert set(ListenSocket.__slots__) == {"name", "address", "sock", "fd", "spec", "file", "borrowed", "reserved"}
+    fields = {"name", "address", "sock", "fd", "spec", "file", "borrowed", "reserved", "pending"}
+    assert set(ListenSocket.__slots__) == fields
     assert set(saving._SAME) <= set(KeptProcess.__struct_fields__)
 
 

@@ -98,6 +98,7 @@ def test_scaled_down_meanwhile() -> None:
 
     assert [action.why for action in made.actions if isinstance(action, Stop)] == ["scaled to 2"]
     assert stops(made) == [3]
+    assert stops(plan(seen(S, S, S), WANT, Rules(), IMPORTING)) == [3]
 
 
 def test_recycled_meanwhile() -> None:

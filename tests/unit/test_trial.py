@@ -281,3 +281,58 @@ def test_a_task_has_nobody_that_stands_in() -> None:
     host.go()
 
     assert host.states() == []
+
+
+def test_a_start_after_a_stop_is_another_generation() -> None:
+    """Its code comes from the disk again, which need not be what was deployed; a scale stays."""
+    host = FakeHost(FORKED)
+    host.newest().listener.on_message(CLEAN)
+    host.go()
+    host.all_ready()
+    host.service.scale(3)
+    host.all_ready()
+    host.service.disable()
+    host.go()
+    for child in list(host.children.values()):
+        child.exit(0)
+
+    host.service.enable()
+    host.go()
+
+    assert host.service.want == Want(3, 2)
+    assert host.newest().launch.env["TRAPEZE_GENERATION"] == "2"
+    assert (host.newest().launch.job or {})["generation"] == 2
+    host.newest().listener.on_message(CLEAN)
+    host.go()
+    host.all_ready()
+    assert host.states() == ["0.2 READY", "1.2 READY", "2.2 READY"]
+    host.service.enable()
+    assert host.service.want.generation == 2, "it runs"
+
+
+def test_a_first_start_is_the_first_generation() -> None:
+    host = FakeHost(shop(enabled=False))
+    host.service.enable()
+    host.go()
+
+    assert host.states() == ["0.1 STARTING"]
+
+
+def test_a_start_that_fails_is_no_deploy_that_fails() -> None:
+    """There is nothing to go back to: it is tried again, under its number."""
+    host = FakeHost(WEB)
+    host.all_ready()
+    host.service.disable()
+    host.go()
+    for child in list(host.children.values()):
+        child.exit(0)
+    host.service.enable()
+    for _ in range(6):
+        host.go(1.0)
+        for child in list(host.children.values()):
+            child.exit(3)
+    host.go()
+
+    assert status(host)[0] is Status.FAILED
+    assert host.rollbacks == []
+    assert host.service.want.generation == 2
