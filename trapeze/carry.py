@@ -161,6 +161,8 @@ class KeptService(Struct, omit_defaults=True, kw_only=True):
     # zygotes
     reasons: dict[int, str] = {}
     imports: History = FRESH
+    imported: set[int] = set()
+    again: dict[int, float] = {}
     # the scoreboard
     board: int = -1
     slots: list[int] = []

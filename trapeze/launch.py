@@ -15,11 +15,9 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 
-from msgspec.structs import replace
-
 from trapeze.boot import boot_words
 from trapeze.following import TO_HEAR, Followed, Kept
-from trapeze.forks import Fork, Line
+from trapeze.forks import Fork, Forking, Line
 from trapeze.lend import lent
 from trapeze.prelude import ForkListener, Launch, Listener, is_plain, job_of, open_job, plain_words, worker_package
 
@@ -54,7 +52,7 @@ class Launcher:
         self._follow(child)
         return child
 
-    def fork(self, zygote: Child, launch: Launch, listener: ForkListener) -> Fork:
+    def fork(self, zygote: Forking, launch: Launch, listener: ForkListener) -> Fork:
         """Have a zygote fork a process. Its pid comes later, by `listener.on_pid`, or a reason by `on_failed`.
 
         Raises:
@@ -89,7 +87,7 @@ class Launcher:
     @property
     def owed(self) -> list[Line]:
         """The lines to zygotes and spares that are on their way to an answer."""
-        lines = [child.line for child in self.children.values() if isinstance(child, Child)]
+        lines = [child.line for child in self.children.values() if isinstance(child, Forking)]
         return [line for line in lines if line is not None and line.owes]
 
     def _follow(self, child: Followed) -> None:
@@ -147,12 +145,10 @@ def _uninterrupted(wanted: bool) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Child(Followed):
+class Child(Forking):
     """A process that we have spawned ourselves."""
 
     _popen: subprocess.Popen[bytes] | None = None
-    line: Line | None = None
-    """To one that forks for us, or stands by."""
 
     def start(self) -> None:
         """Spawn; see `Launcher.spawn`."""
@@ -172,13 +168,6 @@ class Child(Followed):
                 os.close(fd)
         self._follow(pidfd, ours)
 
-    def keep(self) -> Kept:
-        """As `Followed.keep`, with the line."""
-        kept = super().keep()
-        if self.line is None or self.line.sock.fileno() < 0:
-            return kept
-        return replace(kept, line=self.line.sock.fileno(), asked=self.line.last)
-
     def resume(self, kept: Kept) -> None:
         """Begin to follow it; see `Launcher.adopt`."""
         self.pid, self.unreachable = kept.pid, kept.unreachable
@@ -187,11 +176,6 @@ class Child(Followed):
         if kept.line >= 0:
             self.line = Line(self._loop, socket.socket(fileno=kept.line), self._give_up, last=kept.asked)
         self._attend(kept.pidfd, kept.outputs)
-
-    def _give_up(self) -> None:
-        """It takes no requests: nobody would know from its end that it was us."""
-        self._complain("it does not answer when it is asked for a worker, and is killed")
-        self.kill()
 
     def _spawn(self, ours: list[int], theirs: list[int]) -> int:
         launch = self._launch
@@ -259,9 +243,7 @@ class Child(Followed):
             self._notify, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             theirs.append(notify_fd := there.detach())
         if launch.forks:
-            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.line = Line(self._loop, here, self._give_up)
-            theirs.append(fork_fd := there.detach())
+            theirs.append(fork_fd := self._open_line())
         theirs.append(job := open_job(job_of(launch, notify_fd, fork_fd)))
         words = boot_words(launch.python, launch.label, job, worker_package())
         board = (launch.job or {}).get("board")
@@ -280,6 +262,4 @@ class Child(Followed):
         # Popen must know, or it would wait for a pid that may soon be another's.
         if self._popen is not None:
             self._popen.returncode = status
-        if self.line is not None:
-            self.line.close()
-            self.line = None
+        super()._reaped(status)

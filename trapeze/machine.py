@@ -18,6 +18,7 @@ from trapeze import report
 from trapeze.chronicle import Chronicle
 from trapeze.errors import StartFailed, TrapezeError
 from trapeze.events import Clock
+from trapeze.forks import Forking
 from trapeze.generation import Generation
 from trapeze.launch import Child, Launcher
 from trapeze.lifecycle import Outcome, State
@@ -91,7 +92,7 @@ class Machine:
 
     def fork(self, zygote: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:
         """Have a zygote make a process."""
-        assert isinstance(zygote, Child)
+        assert isinstance(zygote, Forking)
         return self._launcher.fork(zygote, launch, listener)
 
     def employ(self, spare: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:

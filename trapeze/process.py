@@ -204,7 +204,7 @@ class Process:
     @property
     def expiry(self) -> Event:
         """What it is that the deadline of the present state has passed: what is ours can say where it hangs."""
-        ours = self.speaks or self.role in ("zygote", "spare")
+        ours = self.speaks or self.role in ("zygote", "spare", "heir")
         return Event.HUNG if ours and self.state is State.STARTING else Event.DEADLINE
 
     def overdue(self, now: float) -> str:

@@ -161,6 +161,7 @@ def _service(kept: KeptService, supervisor: Supervisor, sockets: Mapping[int, Li
         setattr(service.ledger, field, getattr(kept, field))
     service.zygotes.reasons = kept.reasons
     service.zygotes._history = kept.imports
+    service.zygotes.imported, service.zygotes.again = kept.imported, kept.again
     if kept.board >= 0:
         service.vigil.board = Scoreboard(kept.board, set(kept.slots))
     for each in kept.processes:

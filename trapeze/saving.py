@@ -145,6 +145,8 @@ def _service(service: Service) -> KeptService:
         output=list(ledger.output),
         reasons=dict(zygotes.reasons),
         imports=zygotes._history,
+        imported=set(zygotes.imported),
+        again=dict(zygotes.again),
         board=board.fd if board is not None else -1,
         slots=sorted(board.taken) if board is not None else [],
     )

@@ -297,7 +297,8 @@ class Service:
         process.error = (reason, "", "")
         process.outcome = Outcome.START_FAILED
         self._apply(process, Event.SPAWN_FAILED, process.error[0])
-        self.trial.account(process, 127, now)
+        if process.role != "heir" or self.zygotes.ended(process, now):  # that one is no import: nobody has failed
+            self.trial.account(process, 127, now)
         self.host.ended(self, process)
         del self.processes[process.id]
         self.vigil.left(process)

@@ -33,7 +33,7 @@ MOST_FDS = 253
 
 
 class Order:
-    """One request for a worker.
+    """One request for a worker, or for an heir of the zygote.
 
     Attributes:
         job: what the worker shall do, with descriptors of this process.
@@ -60,14 +60,17 @@ class Order:
             kept.add(job.notify_fd)
         if job.board:
             kept.add(job.board["fd"])
+        if job.fork_fd is not None:
+            kept.add(job.fork_fd)
         return kept
 
 
 def _with_fds(job: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """The job, with numbers of descriptors where it has their places in the packet."""
     made = dict(job)
-    if job.get("notify_fd") is not None:
-        made["notify_fd"] = fds[job["notify_fd"]]
+    for name in ("notify_fd", "fork_fd"):
+        if job.get(name) is not None:
+            made[name] = fds[job[name]]
     made["sockets"] = [{**entry, "fd": fds[entry["fd"]]} for entry in job.get("sockets") or []]
     if job.get("board"):
         made["board"] = {**job["board"], "fd": fds[job["board"]["fd"]]}

@@ -1,7 +1,8 @@
 """Modes zygote and spare: import the app once, say READY, and make workers of it, now and later.
 
-A zygote forks a worker for each request. A spare, and a zygote whose app cannot be forked safely, stands by and becomes
-a worker itself when it is asked to. Neither holds a listening socket: descriptors come with each request.
+A zygote forks a worker for each request, or an heir: a process like itself, with a line of its own, which goes on with
+what was imported when the zygote is killed. A spare, and a zygote whose app cannot be forked safely, stands by and
+becomes a worker itself when it is asked to. None of them holds a listening socket: descriptors come with each request.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
         signal.signal(number, _leave)
     backend = loaded.backend
     notifier.ready(interface=loaded.interface, backend=backend.name, version=backend.version(), unsafe=unsafe)
-    order = _next_worker(line, notifier) if forks else _next(line).order
+    order = _next_order(line, notifier, loaded) if forks else _next(line).order
     for number in {signal.SIGTERM, job.stop_signal}:
         signal.signal(number, signal.SIG_DFL)
     if not forks:
         line.answer(order.id, pid=own_pid())
-    line.close()
+        line.close()
     if order.job.notify_fd is not None:
         notifier.close()
         notifier = Notifier(order.job.notify_fd)
@@ -109,10 +110,28 @@ def _next(line: Line) -> Packet:
     return packet
 
 
-def _next_worker(line: Line, notifier: Notifier) -> Order:
-    """Have a worker for each request, for as long as there are any. Returns in the workers.
+def _next_order(line: Line, notifier: Notifier, loaded: Loaded) -> Order:
+    """Fork for as long as there are requests. Returns in the workers; heirs go on here as their zygote does."""
+    reserves = True
+    while True:
+        order = _next_fork(line, notifier, reserves=reserves)
+        line.close()
+        if order.job.mode != "zygote" or order.job.fork_fd is None:
+            return order
+        notifier.close()
+        begin(order)
+        line, notifier = Line(order.job.fork_fd), Notifier(order.job.notify_fd)
+        backend = loaded.backend
+        # What there is to say against forking, the zygote has said.
+        notifier.ready(interface=loaded.interface, backend=backend.name, version=backend.version(), unsafe="")
+        reserves = False
 
-    While nobody asks, one is forked in advance: the next crash is replaced without the time that forking takes.
+
+def _next_fork(line: Line, notifier: Notifier, *, reserves: bool) -> Order:
+    """Have a process for each request, for as long as there are any. Returns in these, with the request.
+
+    While nobody asks, one is forked in advance: the next crash is replaced without the time that forking takes. Without
+    `reserves` only from the first request on: before that, an heir is needed by nobody.
     """
     reserve: Reserve | None = None
 
@@ -121,13 +140,13 @@ def _next_worker(line: Line, notifier: Notifier) -> Order:
         notifier.close()
 
     while True:
-        if reserve is None and line.is_quiet(PAUSE):
+        if reserves and reserve is None and line.is_quiet(PAUSE):
             made = _reserve(let_go)
             if isinstance(made, Order):
                 return made
             reserve = made
         packet = _next(line)
-        number = packet.order.id
+        number, reserves = packet.order.id, True
         handed, reserve = reserve, None
         if handed is not None and handed.hand_on(packet):
             line.answer(number, pid=handed.pid)

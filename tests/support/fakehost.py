@@ -122,7 +122,7 @@ class FakeHost:
         return child
 
     def fork(self, zygote: ChildHandle, launch: Launch, listener: ForkListener) -> FakeChild:
-        self.log.append(f"forked by {zygote.pid}")
+        self.log.append(f"heir of {zygote.pid}" if launch.forks else f"forked by {zygote.pid}")
         child = self.spawn(launch, listener)
         return child
 

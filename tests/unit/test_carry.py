@@ -40,7 +40,7 @@ CARRIED: dict[type, set[str]] = {
     },
     Trial: {"unbroken"},
     Ledger: {"history", "standing", "restarts", "finished", "failure", "output"},
-    Zygotes: {"reasons", "_history"},
+    Zygotes: {"reasons", "imported", "again", "_history"},
     Vigil: {"board", "_terms", "_dumping"},
     Machine: {"clock", "chronicle", "services", "status", "rollbacks", "removed", "started", "_ids"},
     Chronicle: {"log", "_said", "_reported"},
