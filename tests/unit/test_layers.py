@@ -123,6 +123,7 @@ PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "math",
 """All that a decision may import from outside: no clock, no IO, no chance, no loop, no log."""
 
 SERVERS = {
+    "aiohttp",
     "bjoern",
     "chaussette",
     "cheroot",
@@ -134,7 +135,9 @@ SERVERS = {
     "gunicorn",
     "hypercorn",
     "starlette",
+    "tornado",
     "trapeze_backends",
+    "twisted",
     "uvicorn",
     "uvloop",
     "waitress",
@@ -145,9 +148,14 @@ PEOPLE_ONLY = {"click": {"people"}, "rich": {"people"}, "watchfiles": {"doors", 
 """Libraries that cost the supervisor memory: group(s) that may import them."""
 
 ADAPTED: dict[str, set[str]] = {
+    "aiohttp": {"aiohttp", "yarl"},
     "chaussette": {"chaussette", "waitress", "gevent", "eventlet", "geventwebsocket", "bjoern"},
+    "daphne": {"daphne", "twisted"},
     "gunicorn": {"gunicorn", "gevent", "eventlet"},
     "green": {"gevent", "eventlet"},
+    "hypercorn": {"hypercorn", "h11"},
+    "loops": {"uvloop"},
+    "tornado": {"tornado"},
     "uvicorn": {"uvicorn", "uvloop", "httptools"},
     "warm": {"django"},
 }
