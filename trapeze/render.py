@@ -92,7 +92,7 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
         why += f"; next try in {service.next_try - now:.1f} s"
     if service.pinned_why:
         why += f"; not preloaded: {service.pinned_why}"
-    served = " ".join(filter(None, (service.interface, service.backend)))
+    served = " ".join(dict.fromkeys(filter(None, (service.interface, service.backend))))
     if served:
         why += f" ({served})"
     return (
