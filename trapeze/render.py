@@ -94,7 +94,7 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
         why += f"; not preloaded: {service.pinned_why}"
     if service.imported_again is not None:
         why += f"; imported once more {ago(service.imported_again, now)} ago, from what was on the disk then"
-    served = " ".join(filter(None, (service.interface, service.backend)))
+    served = " ".join(dict.fromkeys(filter(None, (service.interface, service.backend))))
     if served:
         why += f" ({served})"
     return (

@@ -63,7 +63,7 @@ class Pool:
         """Requests that wait or are under way."""
         self.finished = 0
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._threads = 0
 
     @property
@@ -81,9 +81,14 @@ class Pool:
         self._queue.put((function, future))
         return future
 
+    def close(self) -> None:
+        """End the threads that wait for something to do."""
+        for _ in range(self._threads):
+            self._queue.put(None)
+
     def _work(self) -> None:
-        while True:
-            function, future = self._queue.get()
+        while (task := self._queue.get()) is not None:
+            function, future = task
             result: Any = None
             error: BaseException | None = None
             try:
@@ -94,7 +99,7 @@ class Pool:
                 self._loop.call_soon_threadsafe(self._done, future, result, error)
             except RuntimeError:
                 return  # the loop has ended
-            del function, future, result, error  # not until the next request
+            del task, function, future, result, error  # not until the next request
 
     def _done(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         self.busy -= 1

@@ -130,6 +130,7 @@ PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "math",
 """All that a decision may import from outside: no clock, no IO, no chance, no loop, no log."""
 
 SERVERS = {
+    "aiohttp",
     "bjoern",
     "chaussette",
     "cheroot",
@@ -142,7 +143,9 @@ SERVERS = {
     "gunicorn",
     "hypercorn",
     "starlette",
+    "tornado",
     "trapeze_backends",
+    "twisted",
     "uvicorn",
     "uvloop",
     "waitress",

@@ -429,3 +429,20 @@ def test_what_it_costs() -> None:
     with_it, without = (min(timeit.repeat(serve(each), number=number, repeat=5)) / number for each in (app, plain))
     sys.stdout.write(f"full: {(with_it - without) * 1e6:.2f} us a request\n")
     assert with_it - without < 10e-6
+
+
+def test_servers_whose_requests_are_no_calls() -> None:
+    """They say themselves when one begins and when its answer is over."""
+    board = Board(None)
+    begin, end = Meter(board).timed()
+    first, second = begin(), begin()
+    assert board.times[OLDEST] == first and counts(board)[:2] == (2, 2)
+    end(first, 200)
+    assert board.times[OLDEST] == second
+    end(second, 404)
+    assert counts(board) == (2, 0, [1, 0, 1, 0]) and board.small[FLAGS] & FULL
+
+    board = Board(None)
+    begin, end = Meter(board).counted()
+    end(begin(), 200)
+    assert counts(board)[0] == 1 and not board.small[FLAGS] & FULL

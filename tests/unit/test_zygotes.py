@@ -372,7 +372,7 @@ def test_both_are_killed() -> None:
 
 
 def test_stopped_and_started_is_another_generation() -> None:
-    """What was in memory is gone: the number says that the code was read again, and nobody has to say it beside that."""
+    """What was in memory is gone: the number says that the code was read again."""
     host = FakeHost(shop())
     rise(host, 1)
     host.service.disable()

@@ -84,10 +84,10 @@ class CommandLine(NamedTuple):
 @click.option("-c", "--config", "path", metavar="FILE", help="Run this file too; APP is its service web.")
 @click.pass_context
 def serve(ctx: click.Context, /, bind: tuple[str, ...], name: str | None, path: str | None, **flags: Any) -> int:
-    """Serve one WSGI or ASGI app.
+    """Serve one web app: WSGI, ASGI, or one of aiohttp or tornado.
 
-    APP is "module:object"; the object defaults to "app", and may be a call: "module:make()". Which of the two
-    interfaces it speaks is seen by looking at it.
+    APP is "module:object"; the object defaults to "app", and may be a call: "module:make()". Which interface it speaks
+    is seen by looking at it.
     """
     flags["options"] = parse_options(flags["options"]) or None
     flags["trusted_proxies"] = list(flags["trusted_proxies"]) or None
