@@ -298,7 +298,12 @@ def _pinned(spec: ServiceSpec, directory: str) -> tuple[ServiceSpec, str]:
     """Resolve symbolic links now: a `current` that is switched to the next release is not for this generation."""
     real = os.path.realpath(directory)
     paths = {field: getattr(spec, field) for field in ("cwd", "app_dir", "venv")}
-    return replace(spec, **{field: os.path.realpath(path) for field, path in paths.items() if path}), real
+    made = {field: os.path.realpath(path) for field, path in paths.items() if path}
+    if spec.python is not None and "/" in spec.python:
+        # Its directory only: a link named `python` is what makes an environment of one.
+        directory, name = os.path.split(spec.python)
+        made["python"] = os.path.join(os.path.realpath(directory), name)
+    return replace(spec, **made), real
 
 
 _SIMPLE = re.compile(r"[^;&|<>(){}`\n]*")

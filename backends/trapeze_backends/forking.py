@@ -30,6 +30,8 @@ PACKET = 256 * 1024
 """Bytes of one request at most; a job is one or two thousand."""
 MOST_FDS = 253
 """The kernel passes no more at once."""
+CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0x40000000)
+"""Of descriptors that come with a packet; PyPy does not name it."""
 
 
 class Order:
@@ -188,7 +190,7 @@ def fork_reserve(let_go: Callable[[], object]) -> Reserve | Order:
 def _receive(sock: _socket.socket) -> tuple[bytes, list[int], int]:
     """One packet, its descriptors, and the flags it came with."""
     sock.settimeout(None)  # the app may have set a default timeout for all sockets
-    data, control, flags, _ = sock.recvmsg(PACKET, _socket.CMSG_SPACE(4 * MOST_FDS), _socket.MSG_CMSG_CLOEXEC)
+    data, control, flags, _ = sock.recvmsg(PACKET, _socket.CMSG_SPACE(4 * MOST_FDS), CLOSE_ON_EXEC)
     return data, _descriptors(control), flags
 
 

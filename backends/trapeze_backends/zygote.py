@@ -45,14 +45,14 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
         raise ValueError("a zygote needs fork_fd")
     line = Line(job.fork_fd)
     before = forkclean.look()
-    threshold = gc.get_threshold()
-    # Not gc.disable(): so the app's own word on it is still known afterwards. A collection now would move nothing out
-    # of the way and only cost time; what is left over is frozen with the rest.
-    gc.set_threshold(0)
+    threshold = _pause()
     loaded = _import_all(job)
     unsafe = why_not_preloaded(loaded.backend) or _unsafe(before, job)
+    if threshold is None and not unsafe:
+        unsafe = f"the garbage collector of {sys.implementation.name} moves what forked workers would share"
     forks = job.mode == "zygote" and (not unsafe or job.preload is True)
-    gc.freeze()  # or the first full collection would write to every object, and copy every page
+    if threshold is not None:
+        gc.freeze()  # or the first full collection would write to every object, and copy every page
     if not forks:
         _resume(threshold)
     for number in {signal.SIGTERM, job.stop_signal}:
@@ -170,9 +170,22 @@ def _reserve(let_go: Callable[[], None]) -> Reserve | Order | None:
         return None
 
 
-def _resume(threshold: tuple[int, int, int]) -> None:
+def _pause() -> tuple[int, int, int] | None:
+    """Have the garbage collector rest; returns how it was set, None where it cannot be set (PyPy).
+
+    Not gc.disable(): so the app's own word on it is still known afterwards. A collection now would move nothing out of
+    the way and only cost time; what is left over is frozen with the rest.
+    """
+    if not hasattr(gc, "freeze"):
+        return None
+    threshold = gc.get_threshold()
+    gc.set_threshold(0)
+    return threshold
+
+
+def _resume(threshold: tuple[int, int, int] | None) -> None:
     """Let the garbage collector go on, unless the app has made settings of its own."""
-    if gc.get_threshold()[0] == 0:
+    if threshold is not None and gc.get_threshold()[0] == 0:
         gc.set_threshold(*threshold)
 
 
