@@ -65,6 +65,8 @@ PROMISES = {
     "raw_path": "the app is told the path as it came, not decoded (ASGI)",
     "lifespan": "the app's lifespan start-up and shutdown are run (ASGI)",
     "chunked_request": "request bodies without a length are read",
+    "chunk_extensions": "what stands behind the sizes of chunks, and behind the last chunk, is passed over",
+    "request_line": "what is no request is refused",
     "length_and_chunked": "a request with both Content-Length and Transfer-Encoding is refused, or ends its connection",
     "two_lengths": "a request with two different Content-Lengths is refused",
     "bare_lf": "a request whose lines end in LF alone is refused, or read as if they ended in CRLF",

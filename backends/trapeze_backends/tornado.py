@@ -54,6 +54,7 @@ class TornadoBackend(Backend):
     interfaces = frozenset({"tornado", "wsgi"})
     speaks = frozenset({"websocket"})
     fields = {"threads": "native", "keepalive": "native"}
+    lacks = {"chunk_extensions": "tornado closes the connection"}
 
     def __init__(self) -> None:
         self._pid = 0

@@ -34,6 +34,11 @@ class UwsgiBackend(Backend):
         "keepalive": "no: closes each connection (its http11-socket would give a thread to every idle one)",
     }
 
+    lacks = {
+        "chunk_extensions": "uWSGI takes them for a part of the size, and refuses the body",
+        "request_line": "uWSGI takes any three words for a request: put a proxy in front",
+    }
+
     def __init__(self) -> None:
         self._path = ""
 
@@ -57,7 +62,7 @@ class UwsgiBackend(Backend):
         problems = check_options(job, self._path)
         if self._path:
             self.program = True
-            self.lacks = {"preload": "the program uwsgi imports the app itself; pyuwsgi would not"}
+            self.lacks = {**type(self).lacks, "preload": "the program uwsgi imports the app itself; pyuwsgi would not"}
             problems = check_program(job, self._path) or problems
         return problems
 
