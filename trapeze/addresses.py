@@ -223,6 +223,7 @@ def problems(spec: SocketSpec) -> list[str]:
         addresses.append(address)
     if len(addresses) == len(spec.addresses):
         found += _permission_problems(spec, addresses) + _dual_stack_problems(spec, addresses)
+        found += _reuse_port_problems(spec, addresses)
     return found
 
 
@@ -244,6 +245,18 @@ def _permission_problems(spec: SocketSpec, addresses: list[Address]) -> list[str
     if all(isinstance(address, Tcp) for address in addresses) and addresses:
         found.append(f"{keys} can only be set on a Unix socket")
     return found
+
+
+def _reuse_port_problems(spec: SocketSpec, addresses: list[Address]) -> list[str]:
+    if not spec.reuse_port:
+        return []
+    why = {
+        Unix: "a Unix socket has one queue, for all who accept on it",
+        Abstract: "a Unix socket has one queue, for all who accept on it",
+        Inherited: "it was bound by somebody else",
+        Systemd: "it was bound by somebody else",
+    }
+    return [f"{a}: reuse_port goes with TCP addresses: {why[type(a)]}" for a in addresses if not isinstance(a, Tcp)]
 
 
 def _dual_stack_problems(spec: SocketSpec, addresses: list[Address]) -> list[str]:

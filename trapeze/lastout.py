@@ -6,6 +6,8 @@ are closed, so that nobody new comes; the workers go on accepting until the queu
 their stop signal. The clock of `stop_timeout` runs from the beginning: whoever waits must not make a stop endless.
 
 In the state table such a worker is STOPPING from the first moment, and only its signal is held back.
+
+Of a socket that is a worker's own (`reuse_port`) it is always the last one out, unless the kernel hands on what waits.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from trapeze.lifecycle import State
 from trapeze.planner import Plan, Stop
 from trapeze.process import Process
 from trapeze.sockets import ListenSocket
+from trapeze.tcpsockets import migrates
 
 if TYPE_CHECKING:
     from trapeze.service import Service
@@ -53,8 +56,12 @@ class LastOut:
         process.held = [
             sock
             for sock in sockets
-            if not sock.borrowed and not self._is_wanted(sock) and not self._is_accepted_on(sock, leaving)
+            if not (sock.borrowed or sock.reserved or self._is_wanted(sock) or self._is_accepted_on(sock, leaving))
         ]
+        reserved = [sock for sock in sockets if sock.reserved]
+        for sock, own in zip(reserved, process.own, strict=False):
+            if not (migrates() and self._is_accepted_on(sock, leaving)):
+                process.held.append(own)
         for sock in process.held:
             self._unsure = True
             sock.close_doors()
@@ -69,6 +76,10 @@ class LastOut:
                 else:
                     wake = now + _LOOK_AGAIN
         return wake
+
+    def doubt(self) -> None:
+        """Other sockets are wanted now: their doors may be closed."""
+        self._unsure = True
 
     @property
     def _serves(self) -> bool:

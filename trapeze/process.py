@@ -70,12 +70,16 @@ class Process:
         """What it has written on stderr since it was asked for its stacks; None if it was not."""
         self.asked = False
         """The planner asked it to leave."""
+        self.imports = ""
+        """What it imports for others, and is ready once it has."""
         self.speaks = False
         """It is a worker of ours, that says when it has taken note of its stop signal."""
         self.heard_stop = False
         """It has said so."""
-        self.held: Sequence[ListenSocket] = ()
+        self.held: list[ListenSocket] = []
         """Sockets whose queue has to be empty before it gets its stop signal; see `lastout`."""
+        self.own: Sequence[ListenSocket] = ()
+        """Sockets that nobody else accepts on (`reuse_port`); ours are closed when it is to close its own."""
         self.error: tuple[str, str, str] | None = None
         """Message, traceback and hint of a worker that could not start."""
         self.overran: float | None = None
@@ -125,6 +129,8 @@ class Process:
             self.state, self.since = next_state, now
             self.why = why
             self.stop_probe()
+            if next_state is State.EXITED:
+                self._let_go()
         self._carry_out(effect, now, extend)
         return next_state is not before
 
@@ -135,10 +141,17 @@ class Process:
 
     def release(self, now: float) -> None:
         """Send the stop signal that was held back, and say before how much of the time is left."""
-        self.held = ()
+        self.held = []
         if self.handle is not None:
             self.handle.tell(f"STOP_TIMEOUT={max(0.0, (self.deadline or now) - now):.3f}")
             self.handle.send(self._timeouts.stop_signal)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Held by us, they would go on listening when it has closed them."""
+        for sock in self.own:
+            sock.close()
+        self.own = ()
 
     def _carry_out(self, effect: Effect, now: float, extend: float) -> None:
         if effect is Effect.ACCEPTED:
@@ -148,6 +161,8 @@ class Process:
             self._deadlines[State.STOPPING] = now + self._timeouts.stop
             if effect is Effect.TERMINATE and self.handle is not None and not self.held:
                 self.handle.send(self._timeouts.stop_signal)
+            if not self.held:
+                self._let_go()
         elif effect is Effect.DUMP:
             self._deadlines[State.KILLING] = now + TO_DUMP
             self.dump()
@@ -173,14 +188,23 @@ class Process:
             self.stacks.append(text)
 
     def condemn(self, now: float, why: str) -> None:
-        """It is ready and hangs: its deadline is now."""
-        self._deadlines[State.READY] = now
+        """It hangs: the deadline of its state is now."""
+        self._deadlines[self.state] = now
         self._verdict = why
+
+    def tell_to_leave(self) -> None:
+        """It is condemned, and will be killed: if it comes round before, it takes nothing new."""
+        if self.handle is not None:
+            self.handle.send(self._timeouts.stop_signal)
+
+    def reprieve(self, now: float) -> None:
+        """It was to be killed, and has come round after all: it has the time that others have to leave."""
+        self._deadlines[State.KILLING] = now + self._timeouts.stop
 
     @property
     def expiry(self) -> Event:
         """What it is that the deadline of the present state has passed: what is ours can say where it hangs."""
-        ours = self.speaks or self.role in ("zygote", "spare")
+        ours = self.speaks or self.role in ("zygote", "spare", "heir")
         return Event.HUNG if ours and self.state is State.STARTING else Event.DEADLINE
 
     def overdue(self, now: float) -> str:
@@ -188,7 +212,7 @@ class Process:
         if self.state is State.STARTING:
             return f"not ready in {self._timeouts.start:g} s"
         if self.state is State.STOPPING:
-            return f"still there {self._timeouts.stop:g} s after the stop signal"
+            return self._verdict or f"still there {self._timeouts.stop:g} s after the stop signal"
         if self.state is State.KILLING:
             return f"still there {now - self.since:.0f} s after SIGKILL: in uninterruptible sleep?"
         return self._verdict
@@ -206,9 +230,15 @@ class Process:
         text = in_words(status)
         if self.error is not None:
             return f"{self.error[0]} ({text})"
-        if self.asked and self.recycle:
+        if self.asked and self.recycle and not (self._verdict and before is State.KILLING):
             return f"{text} (recycled: {self.recycle})"
-        if self.asked or before not in (State.STOPPING, State.KILLING) or not reason:
-            early = self.ready_at is None and not self.asked and self.role == "worker"
-            return f"{text} before it was ready" if early else text
+        if (self.asked and not self._verdict) or before not in (State.STOPPING, State.KILLING) or not reason:
+            return self._plain_epitaph(text)
         return f"{reason}, {text}"
+
+    def _plain_epitaph(self, text: str) -> str:
+        if self.ready_at is not None or self.asked:
+            return text
+        if self.imports:
+            return f"{text} while importing {self.imports}"
+        return f"{text} before it was ready" if self.role == "worker" else text

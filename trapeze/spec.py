@@ -41,6 +41,13 @@ class SocketSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog: Annotated[
         int, Meta(ge=1, le=65535, description="Length of the listen queue; the kernel's somaxconn caps it.")
     ] = 2048
+    reuse_port: Annotated[
+        bool,
+        Meta(
+            description="Each worker gets a socket of its own on the address (SO_REUSEPORT), among which the kernel "
+            "deals connections out; TCP only. Kept connections are spread evenly; there is no common queue."
+        ),
+    ] = False
     dual_stack: Annotated[bool, Meta(description="An IPv6 address also takes IPv4 connections (IPV6_V6ONLY off).")] = (
         False
     )
@@ -98,11 +105,12 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     # the web side
     interface: Annotated[
-        Literal["auto", "wsgi", "asgi"], Meta(description="What the app speaks; auto looks at the object.")
+        Literal["auto", "wsgi", "asgi", "aiohttp", "tornado"],
+        Meta(description="What the app speaks, or whose app it is; auto looks at the object."),
     ] = "auto"
     factory: Annotated[bool, Meta(description="`app` names a function that is called to make the app.")] = False
     backend: Annotated[
-        str, Meta(description="Server that runs the app; auto is gunicorn for WSGI and uvicorn for ASGI.")
+        str, Meta(description="Server that runs the app; auto: gunicorn for WSGI, uvicorn for ASGI, aiohttp, tornado.")
     ] = "auto"
     socket: Annotated[
         str | list[str] | None,

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Backend, Job
 
-__all__ = ["FIELDS", "PROMISES", "describe", "field_problems", "is_set"]
+__all__ = [
+    "FIELDS",
+    "PROMISES",
+    "describe",
+    "field_problems",
+    "is_program",
+    "is_set",
+    "why_not_preloaded",
+]
 
 NATIVE = "native"
 BY_US = "trapeze"
@@ -49,6 +57,11 @@ PROMISES = {
     "preload": "workers are forked from one import of the app",
     "client_address": "the app is told the client's address",
     "repeated_headers": "values of a request header that comes twice are joined by a comma (WSGI)",
+    "hostless": "a request of HTTP/1.0, which need not name a host, is answered",
+    "expect_continue": "who sends Expect: 100-continue and waits is told to send the body",
+    "encoded_slash": "%2F in a path reaches the app decoded, as everything else does (WSGI)",
+    "prompt_pieces": "an answer is sent piece by piece, as the app makes it",
+    "latin_headers": "values of request headers that are not ASCII reach the app",
     "raw_path": "the app is told the path as it came, not decoded (ASGI)",
     "lifespan": "the app's lifespan start-up and shutdown are run (ASGI)",
     "chunked_request": "request bodies without a length are read",
@@ -74,6 +87,8 @@ def field_problems(backend: Backend, job: Job) -> list[Problem]:
         how, why = _answer(backend, field)
         if how == NO and is_set(job, field):
             found.append(Problem(field, f"{_title(backend)} {why or 'has no such setting'}", "leave it out"))
+    if job.preload is True and (why := why_not_preloaded(backend)):
+        found.append(Problem("preload", f"cannot be had: {why}", "leave it out"))
     return found
 
 
@@ -97,3 +112,14 @@ def describe(backend: Backend) -> dict[str, Any]:
         "lacks": dict(getattr(backend, "lacks", {})),
         "note": getattr(backend, "note", ""),
     }
+
+
+def is_program(backend: Backend) -> bool:
+    """Is it run by exec?"""
+    return bool(getattr(backend, "program", False))
+
+
+def why_not_preloaded(backend: Backend) -> str:
+    """Why its workers cannot be forked from one import of the app; "" if they can."""
+    why = getattr(backend, "lacks", {}).get("preload", "")
+    return why or (f"{backend.name} is a program, which imports the app itself" if is_program(backend) else "")

@@ -51,6 +51,13 @@ CASES = (
     Case("gunicorn-asgi", "gunicorn", interface="asgi", modules=("gunicorn.asgi",)),
     Case("uvicorn-uvloop", "uvicorn", interface="asgi", modules=("uvicorn", "uvloop")),
     Case("uvicorn-asyncio", "uvicorn", '{ loop = "asyncio", http = "h11" }', "asgi", ("uvicorn", "h11")),
+    Case("hypercorn-uvloop", "hypercorn", interface="asgi", modules=("hypercorn", "uvloop")),
+    Case("hypercorn-asyncio", "hypercorn", '{ worker_class = "asyncio" }', "asgi", ("hypercorn",)),
+    Case("hypercorn-wsgi", "hypercorn", modules=("hypercorn",)),
+    Case("daphne", "daphne", interface="asgi", modules=("daphne",)),
+    Case("aiohttp", "aiohttp", interface="aiohttp", modules=("aiohttp",)),
+    Case("tornado", "tornado", interface="tornado", modules=("tornado",)),
+    Case("tornado-wsgi", "tornado", modules=("tornado",)),
     _chaussette("wsgiref", single=True),
     _chaussette("waitress", "waitress"),
     _chaussette("gevent", "gevent"),
@@ -62,6 +69,10 @@ CASES = (
     Case("cheroot", "cheroot", modules=("cheroot",)),
     Case("bjoern", "bjoern", modules=("bjoern",), split=True),
     Case("werkzeug", "werkzeug", modules=("werkzeug",), closes=True),
+    Case("fastpysgi", "fastpysgi", modules=("fastpysgi",)),
+    Case("granian-wsgi", "granian", modules=("granian",)),
+    Case("granian-asgi", "granian", interface="asgi", modules=("granian", "uvloop")),
+    Case("uwsgi", "uwsgi", modules=("pyuwsgi",), closes=True),
 )
 
 

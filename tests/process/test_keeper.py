@@ -227,6 +227,7 @@ BACKENDS = {
     "gunicorn, busy with its only thread": 'worker_class = "sync"',
     "uvicorn": "",
     "chaussette": "",
+    "granian": "",
     "chaussette, busy with its only thread": 'backend = "wsgiref"',
 }
 

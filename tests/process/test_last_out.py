@@ -52,6 +52,7 @@ BACKENDS = {
     "gevent": ("wsgi", "gunicorn", 'options = { worker_class = "gevent" }'),
     "asgi": ("asgi", "gunicorn", ""),
     "uvicorn": ("asgi", "uvicorn", ""),
+    "granian": ("wsgi", "granian", "threads = 1"),
     "waitress": ("wsgi", "chaussette", 'options = { backend = "waitress" }\nthreads = 1'),
     "wsgiref": ("wsgi", "chaussette", 'options = { backend = "wsgiref" }'),
 }

@@ -138,11 +138,15 @@ BACKENDS = [
     ("wsgi", 'backend = "gunicorn"'),
     ("wsgi", 'backend = "gunicorn"\noptions = { worker_class = "sync" }'),
     ("asgi", 'backend = "uvicorn"'),
+    ("wsgi", 'backend = "granian"'),
+    ("asgi", 'backend = "granian"'),
     ("wsgi", 'backend = "chaussette"\noptions = { backend = "waitress" }'),
 ]
 
 
-@pytest.mark.parametrize(("app", "backend"), BACKENDS, ids=["gthread", "sync", "uvicorn", "waitress"])
+@pytest.mark.parametrize(
+    ("app", "backend"), BACKENDS, ids=["gthread", "sync", "uvicorn", "granian-wsgi", "granian-asgi", "waitress"]
+)
 def test_max_requests_under_load(site: Site, load: Any, app: str, backend: str) -> None:
     """Several rounds: nothing is lost, all workers are always there, and each says why it left."""
     server = up(site, app, f"max_requests = 200\nmax_requests_jitter = 50\n{backend}")

@@ -13,8 +13,9 @@ from tests.support.server import Listener
 from tests.support.wait import until
 from tests.support.workerkit import Connection, WorkerProcess
 
-pools = pytest.mark.parametrize("backend", ["gunicorn", "waitress", "cheroot", "werkzeug"])
-keeping = pytest.mark.parametrize("backend", ["gunicorn", "waitress", "cheroot"])
+KEEPING = ["gunicorn", "waitress", "cheroot", "hypercorn", "tornado"]
+pools = pytest.mark.parametrize("backend", [*KEEPING, "werkzeug"])
+keeping = pytest.mark.parametrize("backend", KEEPING)
 
 Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]

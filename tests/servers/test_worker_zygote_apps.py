@@ -128,6 +128,8 @@ SERVED = [
     ("flask", "flaskapp:app", "chaussette", {"backend": "eventlet"}),
     ("fastapi", "fastapiapp:app", "uvicorn", {}),
     ("fastapi", "fastapiapp:app", "gunicorn", {}),
+    ("flask", "flaskapp:app", "granian", {}),
+    ("fastapi", "fastapiapp:app", "granian", {}),
 ]
 
 every_app = pytest.mark.parametrize(("kind", "app", "backend", "options"), SERVED)

@@ -160,6 +160,16 @@ def test_any_text_is_an_address_or_has_a_reason(text: str, more: str) -> None:
         (SocketSpec(bind=":80", dual_stack=True), ["0.0.0.0:80: dual_stack needs an IPv6 address, as [::]:80"]),
         (SocketSpec(bind=["[::]:80", "localhost:81"], dual_stack=True), ["localhost:81: dual_stack"]),
         (SocketSpec(bind="unix:/a", dual_stack=True), ["dual_stack needs an IPv6"]),
+        (SocketSpec(bind=[":80", "[::1]:80"], reuse_port=True), []),
+        (
+            SocketSpec(bind=["unix:/a", "unix:@b", "fd://3", "systemd:web", ":80"], reuse_port=True),
+            [
+                "unix:/a: reuse_port goes with TCP addresses: a Unix socket has one queue",
+                "unix:@b: reuse_port",
+                "fd://3: reuse_port goes with TCP addresses: it was bound by somebody else",
+                "systemd:web: reuse_port",
+            ],
+        ),
     ],
 )
 def test_problems(spec: SocketSpec, reasons: list[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.fakehost import FakeChild, FakeHost
+from trapeze import lastout
 from trapeze.lifecycle import State
 from trapeze.sockets import ListenSocket
 from trapeze.spec import ServiceSpec
@@ -19,14 +20,22 @@ TERM = int(signal.SIGTERM)
 class FakeSocket:
     """A listening socket on paper."""
 
-    def __init__(self, identity: int = 1, *, borrowed: bool = False, has_doors: bool = True) -> None:
+    def __init__(
+        self, identity: int = 1, *, borrowed: bool = False, has_doors: bool = True, reserved: bool = False
+    ) -> None:
         self.identity = identity
         self.borrowed = borrowed
+        self.reserved = reserved
+        self.own: list[FakeSocket] = []
         self.waiting = True
         self.doors_closed = False
+        self.closed = False
         self.name, self.address, self.fd, self.backlog = "web", "unix:x", identity, 8
         self.spec = self
         self._has_doors = has_doors
+
+    def take(self) -> None:
+        """It has its path."""
 
     def close_doors(self) -> bool:
         self.doors_closed = self._has_doors
@@ -34,6 +43,15 @@ class FakeSocket:
 
     def open_doors(self) -> None:
         self.doors_closed = False
+
+    def beside(self, *, listening: bool) -> FakeSocket:
+        """For one worker alone."""
+        assert not listening, "the worker says when"
+        self.own.append(FakeSocket(100 * self.identity + len(self.own)))
+        return self.own[-1]
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Host(FakeHost):
@@ -123,6 +141,55 @@ def test_impatience_cuts_it_short(sock: FakeSocket) -> None:
     host.go()
     host.service.force()
     assert host.worker().signals == [-9]
+
+
+@pytest.fixture
+def reserved(monkeypatch: pytest.MonkeyPatch) -> FakeSocket:
+    """reuse_port; the kernel does not hand on what waits."""
+    monkeypatch.setattr(lastout, "migrates", lambda: False)
+    return FakeSocket(reserved=True)
+
+
+def test_each_is_the_last_one_out_of_its_own_socket(reserved: FakeSocket) -> None:
+    host = Host([reserved], workers=2)
+    job: Any = host.worker(1).launch.job
+    assert [entry["fd"] for entry in job["sockets"]] == [reserved.own[1].fd]
+    host.service.scale(1)
+    host.go()
+    (leaving,) = [process for process in host.service.workers() if process.state is State.STOPPING]
+    own = reserved.own[leaving.index]
+    assert (own.doors_closed, own.closed) == (True, False)
+    assert host.signalled() == 0
+    own.waiting = False
+    host.go(0.02)
+    assert host.worker(leaving.index).signals == [TERM]
+    assert own.closed, "or it would go on listening when the worker has closed it"
+    assert not reserved.own[1 - leaving.index].closed
+    assert not reserved.doors_closed
+
+
+def test_siblings_are_handed_what_waits_where_the_kernel_does_that(
+    reserved: FakeSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lastout, "migrates", lambda: True)
+    host = Host([reserved], workers=2)
+    host.service.scale(1)
+    host.go()
+    assert host.signalled() == 1
+    assert [own.doors_closed for own in reserved.own] == [False, False]
+    assert sum(own.closed for own in reserved.own) == 1
+    host.service.disable()
+    host.go()
+    assert host.signalled() == 1, "nobody would be left to whom it could hand it"
+    assert sum(own.doors_closed for own in reserved.own) == 1
+
+
+def test_own_socket_of_one_that_is_gone_is_closed(reserved: FakeSocket) -> None:
+    host = Host([reserved])
+    host.worker().exit(-9)
+    host.go(1.0)
+    host.all_ready()
+    assert [own.closed for own in reserved.own] == [True, False]
 
 
 def test_siblings_that_serve_on_take_the_queue(sock: FakeSocket) -> None:

@@ -10,7 +10,8 @@ from trapeze.conformance.worker import Door
 
 __all__ = ["mounted", "proxies", "told", "unix"]
 
-ASKED = "/facts/caf%C3%A9/a%2Fb"
+ASKED = "/facts/caf%C3%A9/a%20b"
+SLASH = "/facts/a%2Fb"
 
 
 class Facts:
@@ -60,8 +61,11 @@ def told(stage: Stage) -> None:
     facts = ask(door, f"{ASKED}?a=%C3%A9&b=c%20d")
     with stage.check("the path"):
         name = "PATH_INFO" if not stage.asgi else "path"
-        path = "/facts/café/a/b".encode().decode("latin-1") if not stage.asgi else "/facts/café/a/b"
+        path = "/facts/café/a b".encode().decode("latin-1") if not stage.asgi else "/facts/café/a b"
         expect(facts.raw[name] == path, f"{name} is {facts.raw[name]!r}")
+    with stage.check("a path with a slash that was encoded", "encoded_slash"):
+        seen = ask(door, SLASH).raw[name]
+        expect(seen == "/facts/a/b", f"{name} is {seen!r}")
     with stage.check("the query"):
         expect(facts.query == "a=%C3%A9&b=c%20d", f"it is {facts.query!r}")
     with stage.check("scheme and root"):
@@ -80,8 +84,9 @@ def _headers(stage: Stage, door: Door) -> None:
         lines = b"Host: example.com\r\nX-Two: a\r\nX-Latin: caf\xe9\r\nX-Two: b\r\nCookie: c=d\r\nConnection: close"
         client.send(b"GET /facts HTTP/1.1\r\n" + lines + b"\r\n\r\n")
         facts = Facts(json.loads(client.answer().body))
-    with stage.check("headers, also those that are not ASCII"):
+    with stage.check("a header that is not ASCII", "latin_headers"):
         expect(facts.header("x-latin") == ["café"], f"X-Latin is {facts.header('x-latin')}")
+    with stage.check("headers"):
         expect(facts.header("host") == ["example.com"], f"Host is {facts.header('host')}")
         expect(facts.header("cookie") == ["c=d"], f"Cookie is {facts.header('cookie')}")
     with stage.check("a header that comes twice", "repeated_headers"):

@@ -37,7 +37,7 @@ def answers(stage: Stage) -> None:
         answer = client.get("/cookies", Connection="close")
         expect(answer.status == 418, f"the status is {answer.status}")
         expect(answer.all("set-cookie") == ["a=1", "b=2"], f"the cookies are {answer.all('set-cookie')}")
-    with stage.check("HTTP/1.0 is answered and closed"), door.connect() as client:
+    with stage.check("HTTP/1.0 is answered and closed", "hostless"), door.connect() as client:
         client.send(b"GET / HTTP/1.0\r\n\r\n")
         answer = client.answer()
         expect((answer.status, answer.body) == (200, b"hello"), f"it was answered with {answer}")
@@ -83,7 +83,7 @@ def bodies(stage: Stage) -> None:
         client.send(b"56789")
         answer = client.answer()
         expect(answer.body == b"0123456789", f"it was answered with {answer}")
-    with stage.check("Expect: 100-continue"), door.connect() as client:
+    with stage.check("Expect: 100-continue", "expect_continue"), door.connect() as client:
         client.send(head("POST", "/echo", Content_Length="5", Expect="100-continue", Connection="close"))
         client.sock.settimeout(1)
         with suppress(TimeoutError):
