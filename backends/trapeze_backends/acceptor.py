@@ -47,22 +47,27 @@ class Acceptor:
         room: tells whether there is a thread for another request; `self.wake` is what it is to call.
         serve: called with a connection whose next request has begun. What is served is in the room from then on. It
             hands the connection to a thread; `keep` brings it back.
-        idle: seconds after which silent connections are closed.
+        patience: seconds after which connections are closed on which nothing was ever said.
+        idle: seconds after which those are closed that are silent after a request.
 
     A connection is any object with `fileno()` and `close()`.
     """
 
-    def __init__(self, worker: Worker, room: Room, serve: Callable[[Any], object], idle: float) -> None:
+    def __init__(
+        self, worker: Worker, room: Room, serve: Callable[[Any], object], patience: float, idle: float
+    ) -> None:
         self.worker = worker
         self.room = room
         self._serve = serve
+        self._patience = patience
         self._idle = idle
         self._doors: dict[int, tuple[socket.socket, Callable[[socket.socket, Any], Any]]] = {}
         self._are_open = False
         self._poll = select.epoll()
         # All doors are one descriptor to the loop, which can be taken out whatever has become of theirs (`orphan`).
         self._lobby = select.epoll()
-        # Silent connections by descriptor, and when they are to be closed: the oldest first. All threads put in.
+        # Connections by descriptor, and when they are to be closed: the oldest first. All threads put in.
+        self._new: dict[int, tuple[Any, float]] = {}
         self._silent: dict[int, tuple[Any, float]] = {}
         self._lingering: dict[int, tuple[socket.socket, float]] = {}
         self._lock = threading.Lock()
@@ -79,7 +84,7 @@ class Acceptor:
 
     @property
     def silent(self) -> int:
-        """How many connections wait for a request."""
+        """How many connections are kept, waiting for a request."""
         return len(self._silent)
 
     def wake(self) -> None:
@@ -89,9 +94,12 @@ class Acceptor:
 
     def keep(self, connection: Any) -> None:
         """Wait for the connection's next request. On any thread."""
+        self._wait(connection, self._silent, self._idle)
+
+    def _wait(self, connection: Any, entries: dict[int, tuple[Any, float]], seconds: float) -> None:
         fd = connection.fileno()
         with self._lock:
-            self._silent[fd] = connection, time.monotonic() + self._idle
+            entries[fd] = connection, time.monotonic() + seconds
             self._poll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
 
     def linger(self, sock: socket.socket) -> None:
@@ -129,7 +137,7 @@ class Acceptor:
     def _drain(self) -> None:
         worker = self.worker
         end = time.monotonic() + worker.job.patience
-        while (self._silent or self._lingering or self.room.busy) and (now := time.monotonic()) < end:
+        while (self._new or self._silent or self._lingering or self.room.busy) and (now := time.monotonic()) < end:
             worker.beat(in_flight=self.room.busy)
             self._turn(min(0.05, end - now))
             if time.monotonic() >= worker.grace_ends:
@@ -139,11 +147,9 @@ class Acceptor:
         """Seconds that may be slept: until the first connection has to be closed, or one may have to be by then."""
         if self.room.busy:
             most = min(most, self._idle)  # a thread may put one in while we sleep
-        if not self._silent and not self._lingering and not self._again_at:
-            return most
         deadlines = [self._again_at] if self._again_at else []
         with self._lock:
-            for entries in (self._silent, self._lingering):
+            for entries in (self._new, self._silent, self._lingering):
                 for _, deadline in entries.values():
                     deadlines.append(deadline)
                     break
@@ -155,7 +161,9 @@ class Acceptor:
                 for door, _ in self._lobby.poll(0):
                     self._accept(door)
             elif fd in self._silent:
-                self._hand_over(fd, event)
+                self._hand_over(self._silent, fd, event)
+            elif fd in self._new:
+                self._hand_over(self._new, fd, event)
             elif fd in self._lingering:
                 self._read_on(fd)
             elif fd in (self._signals, self._wake_read):
@@ -193,10 +201,10 @@ class Acceptor:
             # At once, or another connection is accepted before this one counts.
             self._begin(connection)
         else:
-            self.keep(connection)
+            self._wait(connection, self._new, self._patience)
 
-    def _hand_over(self, fd: int, event: int) -> None:
-        connection = self._take(self._silent, fd)
+    def _hand_over(self, entries: dict[int, tuple[Any, float]], fd: int, event: int) -> None:
+        connection = self._take(entries, fd)
         if event == select.EPOLLIN or unread_bytes(fd):
             self._begin(connection)
         else:  # it has ended
@@ -213,9 +221,10 @@ class Acceptor:
 
     def _close_silent(self, now: float) -> None:
         """Close those whose time is over, but none whose request has come."""
-        for fd in self._overdue(self._silent, now):
-            if not unread_bytes(fd):  # or its event comes
-                self._take(self._silent, fd).close()
+        for entries in (self._new, self._silent):
+            for fd in self._overdue(entries, now):
+                if not unread_bytes(fd):  # or its event comes
+                    self._take(entries, fd).close()
         for fd in self._overdue(self._lingering, min(now, time.monotonic())):
             self._take(self._lingering, fd).close()
 

@@ -21,6 +21,9 @@ __all__ = ["run"]
 
 THREADS = 4
 
+PATIENCE = 10.0
+"""Seconds that a new connection may be silent, however short `keepalive` is."""
+
 
 def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
@@ -109,9 +112,10 @@ def _server_class(base: type[Any]) -> type[Any]:
                 super().handle_accept()
 
         def maintenance(self, now: float) -> None:
-            """Close idle connections, but none whose next request is there already."""
+            """Close idle connections, but none whose request is there already, or may still come as its first."""
             for channel in self.active_channels.values():
-                if not channel.requests and _unread(channel):
+                is_new = not channel.served and now < channel.creation_time + PATIENCE
+                if not channel.requests and (is_new or _unread(channel)):
                     channel.last_activity = now
             super().maintenance(now)
 
@@ -159,10 +163,10 @@ class _Parser(HTTPRequestParser):
 
 def _channel_class(worker: Worker, room: Room) -> type[Any]:
     class Task(WSGITask):
-        """While draining, answers say that the connection closes."""
+        """While draining, and with keepalive = 0, answers say that the connection closes."""
 
         def build_response_header(self) -> bytes:
-            if worker.stopping:
+            if worker.stopping or worker.job.keepalive == 0:
                 self.request.headers["CONNECTION"] = "close"
             return bytes(super().build_response_header())
 
@@ -171,6 +175,7 @@ def _channel_class(worker: Worker, room: Room) -> type[Any]:
 
         task_class = Task
         parser_class = _Parser
+        served = False
 
         def __init__(self, server: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(server, sock, *args, **kwargs)
@@ -180,6 +185,7 @@ def _channel_class(worker: Worker, room: Room) -> type[Any]:
 
         def service(self) -> None:
             """One request, in a thread of the pool."""
+            self.served = True
             try:
                 super().service()
             finally:

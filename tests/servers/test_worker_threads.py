@@ -45,6 +45,15 @@ def test_keepalive_closes_idle_connections(backend: str, worker: Spawn, connect:
 
 
 @keeping
+def test_keepalive_is_not_for_new_connections(backend: str, worker: Spawn, connect: Connect, tcp: Make) -> None:
+    listener = tcp()
+    worker([listener], backend=backend, keepalive=1.0).ready()
+    new = connect(listener)
+    passed(3.0)
+    assert new.get()[0] == 200
+
+
+@keeping
 def test_kept_connections_are_served_while_they_are_used(
     backend: str, worker: Spawn, connect: Connect, tcp: Make
 ) -> None:
@@ -126,9 +135,10 @@ def test_options_reach_cheroot(worker: Spawn, connect: Connect, tcp: Make) -> No
     assert connect(listener).get(X_Long="x" * 300)[0] == 413
 
 
-def test_cheroot_keeps_no_connections_at_all(worker: Spawn, connect: Connect, tcp: Make) -> None:
+@keeping
+def test_no_connection_is_kept_at_all(backend: str, worker: Spawn, connect: Connect, tcp: Make) -> None:
     listener = tcp()
-    worker([listener], backend="cheroot", keepalive=0).ready()
+    worker([listener], backend=backend, keepalive=0).ready()
     client = connect(listener)
     assert client.get()[1]["connection"] == "close"
     assert client.is_closed()
