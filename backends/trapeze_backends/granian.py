@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["KNOWN", "GranianBackend", "backend", "unknown_version"]
 
-KNOWN = ((2, 5), (2, 8))
+KNOWN = ((2, 8), (2, 8))
 """The first and the last minor version whose classes are as `granian_server` expects them."""
+
+WANTED = f"'granian>={KNOWN[0][0]}.{KNOWN[0][1]},<{KNOWN[1][0]}.{KNOWN[1][1] + 1}'"
+"""The same as pip wants it."""
 
 BOUND = "the sockets of the service are bound by the supervisor"
 PROCESS = "there is no granian main process"
@@ -116,7 +119,7 @@ class GranianBackend(Backend):
     def check(self, job: Job) -> list[Problem]:
         """Not installed, or of a version whose classes are others; options that it does not have."""
         if not is_installed("granian"):
-            return [Problem("backend", f"granian is not installed in {sys.prefix}", "pip install 'granian>=2.5,<2.9'")]
+            return [Problem("backend", f"granian is not installed in {sys.prefix}", f"pip install {WANTED}")]
         version = self.version()
         if not _is_known(version):
             return [Problem("backend", *unknown_version(version))]
@@ -161,10 +164,8 @@ def _is_known(version: str) -> bool:
 def unknown_version(version: str) -> tuple[str, str]:
     """What is said of a version that we do not know, and what to do about it."""
     first, last = (f"{major}.{minor}" for major, minor in KNOWN)
-    return (
-        f"granian {version or 'of unknown version'} is not one that trapeze knows ({first} to {last})",
-        f"pip install 'granian>={first},<{KNOWN[1][0]}.{KNOWN[1][1] + 1}'",
-    )
+    known = first if first == last else f"{first} to {last}"
+    return f"granian {version or 'of unknown version'} is not one that trapeze knows ({known})", f"pip install {WANTED}"
 
 
 def _check_option(name: str, value: Any) -> list[Problem]:

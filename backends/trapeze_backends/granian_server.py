@@ -74,9 +74,8 @@ def _import() -> Any:
 
 try:
     compiled = _import()
-    VERSION = tuple(int(part) for part in compiled.__version__.split(".")[:2])
     Holder, Signal, Scheduler = compiled.SocketHolder, compiled.WorkerSignal, compiled.CallbackScheduler
-except (ImportError, AttributeError, ValueError) as error:
+except (ImportError, AttributeError) as error:
     raise StartError(unknown_version("")[0] + f": {error}", hint=unknown_version("")[1]) from None
 
 
@@ -135,6 +134,7 @@ def settings(worker: Worker, threads: int) -> dict[str, Any]:
             http1.update(header_read_timeout=max(int(job.keepalive * 1000), 1))
     made = {
         "worker_id": job.index + 1,
+        "ipc": None,
         "threads": options.get("runtime_threads", 1),
         "blocking_threads": options.get("runtime_blocking_threads", 512),
         "py_threads": threads,
@@ -144,8 +144,6 @@ def settings(worker: Worker, threads: int) -> dict[str, Any]:
         "http2_opts": Settings(**{**HTTP2, **(options.get("http2_settings") or {})}),
         **_tls(options),
     }
-    if VERSION >= (2, 7):
-        made["ipc"] = None
     if worker.interface == "asgi":
         made["websockets_enabled"] = options.get("websockets", True)
     return made
@@ -210,7 +208,7 @@ class Door:
         holder = Holder(fd, self._is_unix, self._backlog)
         signal = Signal()
         signal.add_cb(self._has_gone)
-        given = {**self._settings, "sock": (None, holder) if VERSION >= (2, 8) else holder, "backpressure": permits}
+        given = {**self._settings, "sock": (None, holder), "backpressure": permits}
         self._serve(given, signal, self._is_unix)
         self._fds.append(fd)
         self._signals.append(signal)
