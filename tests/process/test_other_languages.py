@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from tests.support.drainload import KINDS, Load
-from tests.support.nginx import program
 from tests.support.server import ROOT, Listener, Trapeze
 
 Make = Callable[..., Listener]
@@ -78,7 +77,8 @@ def run_example(run_dir: Path, trapeze: Callable[..., Trapeze]) -> Callable[...,
     """Run a copy of an example, with its own address replaced by the listeners of the test."""
 
     def run(language: Language, listeners: list[Listener], app: str = "") -> Trapeze:
-        program(language.program)
+        if shutil.which(language.program) is None:
+            pytest.skip(f"{language.program} is not installed")
         directory = run_dir / language.name
         shutil.copytree(ROOT / "examples" / language.name, directory)
         file = directory / "trapeze.toml"
