@@ -10,6 +10,8 @@ command -v wrk >/dev/null || missing+=(wrk)
 # For bjoern, which is compiled.
 [ -e /usr/include/ev.h ] || [ -e /usr/local/include/ev.h ] || missing+=(libev-dev)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+# For the example in Ruby, with which it comes. Node is bigger: its example is tested where it is there already.
+command -v puma >/dev/null || missing+=(puma)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -24,6 +24,7 @@ OURS = frozenset(
         "TRAPEZE_SERVICE",
         "TRAPEZE_INDEX",
         "TRAPEZE_GENERATION",
+        "TRAPEZE_NOTIFY_FD",
     }
 )
 """Set for each process by the supervisor, or meant for the supervisor alone: never passed on, never configured."""

@@ -233,11 +233,13 @@ class Child(Forking):
     def _prelude(self, env: dict[str, str], theirs: list[int]) -> tuple[list[str], list[int]]:
         """Return the command line and the descriptors it needs beside the sockets."""
         launch = self._launch
+        notify_fd = fork_fd = None
         if launch.notify:
             env["NOTIFY_SOCKET"] = self._open_datagram()
+            theirs.append(notify_fd := self._connected_datagram())
+            env["TRAPEZE_NOTIFY_FD"] = str(notify_fd)
         if is_plain(launch):
-            return plain_words(launch), []
-        notify_fd = fork_fd = None
+            return plain_words(launch), [] if notify_fd is None else [notify_fd]
         if not launch.notify:
             # Packets, not a stream: one message is one read, and the end of the worker is an end of file.
             self._notify, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -257,6 +259,13 @@ class Child(Forking):
         name = f"trapeze/{os.getpid()}/{os.urandom(16).hex()}"
         self._notify.bind("\0" + name)
         return "@" + name
+
+    def _connected_datagram(self) -> int:
+        """The other end as a descriptor: not every language has Unix sockets of datagrams, but all can write."""
+        assert self._notify is not None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
+            there.connect(self._notify.getsockname())
+            return there.detach()
 
     def _reaped(self, status: int) -> None:
         # Popen must know, or it would wait for a pid that may soon be another's.

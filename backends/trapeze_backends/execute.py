@@ -21,6 +21,9 @@ def execute(job: Job, notifier: Notifier) -> None:
     notifier.fd = next(iter(pass_sockets([listener.fd for listener in job.listeners], spares)), None)
     names = [listener.name for listener in job.listeners]
     announce(names)
+    if notifier.fd is not None and "TRAPEZE_NOTIFY_FD" in os.environ:
+        os.environ["TRAPEZE_NOTIFY_FD"] = str(notifier.fd)
+        os.set_inheritable(notifier.fd, True)
     number, message = replace_by([substitute(word, names) for word in job.command])
     notifier.error(message)
     if notifier.fd is not None:

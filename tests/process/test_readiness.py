@@ -56,6 +56,44 @@ def test_notify(site: Site) -> None:
     assert server.stop() == 0
 
 
+BY_DESCRIPTOR = """
+import os, sys, time
+print("here", file=open(sys.argv[1], "w"))
+open(sys.argv[2]).read(1)
+for text in (b"READY=1", b"STATUS=fine\\n"):
+    os.write(int(os.environ["TRAPEZE_NOTIFY_FD"]), text)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("on_socket", [False, True], ids=["plain", "on a socket"])
+def test_notify_by_descriptor(site: Site, on_socket: bool) -> None:
+    """For languages that have no Unix sockets of datagrams: whatever can write can say it."""
+    wire, gate, listener = site.wire(), site.gate(), site.tcp()
+    script = site.write("says.py", BY_DESCRIPTOR)
+    command = f"{sys.executable} -S -E {script} {wire} {gate}"
+    server = site.up(
+        f"""
+        [sockets.web]
+        bind = "{listener.bind}"
+        [services.x]
+        command = {json.dumps(command)}
+        ready = "notify"
+        {'socket = "web"' if on_socket else ""}
+        """,
+        listeners=[listener],
+    )
+    wire.line()
+    door(server)
+    assert state(server) == "STARTING"
+
+    gate.open()
+
+    ready(server)
+    until(lambda: "fine" in json.dumps(server.service("x")), what="its status")
+    assert server.stop() == 0
+
+
 NOTIFY = """
 import os, socket, sys
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

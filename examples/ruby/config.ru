@@ -1,0 +1,5 @@
+require_relative "app"
+require_relative "trapeze"
+
+use Trapeze
+run App
