@@ -98,12 +98,6 @@ MUTANTS = [
     ),
     Mutant("planner", "the first new one takes the place of one that is missing", "max(0, room - gap)", "max(0, room)"),
     Mutant(
-        "planner",
-        "a deploy has more workers on trial than a reload may",
-        "rules.unavailable - len(fresh)) if missing",
-        "rules.unavailable) if missing",
-    ),
-    Mutant(
         "planner", "old ones that fail are made again without a delay", "if stand_in.retry_at is not None:", "if False:"
     ),
     Mutant("planner", "who stands in goes above the ceiling", "min(short, max(0, room - len(spawns)))", "short"),

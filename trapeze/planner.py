@@ -225,8 +225,8 @@ def _guarded(
     serves = _serves(live, want)
     old_want = Want(want.count if serves else stand_in.count, stand_in.generation)
     fresh = [seen for seen in live if not outdated(seen, want)]
-    tries = max(0, rules.surge + rules.unavailable - len(fresh)) if missing and not gate.blocked else 0
-    if not fresh and not tries:
+    try_it = bool(missing) and not gate.blocked
+    if not fresh and not try_it:
         rules = rules._replace(unavailable=0)  # no old one makes room for new ones before these could take it
     floor = _floor(old_want, rules)
     sure = [seen for seen in live if _is_sure(seen, want, stand_in, serves)]
@@ -238,7 +238,8 @@ def _guarded(
     room = rules.surge + old_want.count - len(live)
     serving = sum(seen.state is State.READY for seen in live)
     gap = max(0, floor - serving - len(kept))
-    new = min([tries, max(0, room - gap), *([] if gate.limit is None else [gate.limit])])
+    # So there are never more of the new ones, as long as these do not serve, than surge and unavailable say.
+    new = min([max(0, room - gap), *([] if gate.limit is None else [gate.limit])]) if try_it else 0
     spawns = [Spawn(index, want.generation) for index in missing[:new]]
     short = floor - len(steady) - len(kept)
     if short <= 0 or not gate.open:

@@ -139,6 +139,7 @@ def test_exclusive_stops_first() -> None:
     assert (stops(made), spawns(made)) == ([1], [])
     assert plan(seen(X), want, rules, Gate()) == Plan()
     assert plan(seen(K), want, rules, Gate()) == Plan()
+    assert plan([Seen(1, 5, 1, X, 0.0)], want, rules, Gate()) == Plan(), "also in a slot that is not wanted any more"
     assert spawns(plan([], want, rules, Gate())) == [0]
 
 
