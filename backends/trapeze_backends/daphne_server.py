@@ -20,6 +20,7 @@ from twisted.internet import asyncioreactor
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 from twisted.web.http import HTTPChannel
 
+from trapeze_backends.contract import StartError
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.exchanges import Exchanges
 from trapeze_backends.lifespan import Lifespan
@@ -30,6 +31,14 @@ from trapeze_backends.worker import Worker
 __all__ = ["serve"]
 
 logger = logging.getLogger("daphne.server")
+
+WEBSOCKET = {
+    "autoPingTimeout": "ping_timeout",
+    "openHandshakeTimeout": "websocket_handshake_timeout",
+    "maxMessagePayloadSize": "websocket_max_message_size",
+    "maxFramePayloadSize": "websocket_max_frame_size",
+}
+"""Settings of autobahn, and which of daphne's they are; not each version has all."""
 
 IDLE = 60.0
 """Seconds that Twisted keeps an idle connection."""
@@ -79,7 +88,10 @@ class _Server(daphne.server.Server):
     def __init__(self, app: Any, worker: Worker, reactor: Any) -> None:
         self.exchanges = Exchanges(worker)
         # It wants to hear of an endpoint; none of it is used, as its `run` is not.
-        super().__init__(self.exchanges.around(app), ["none"], signal_handlers=False, **worker.job.options)
+        try:
+            super().__init__(self.exchanges.around(app), ["none"], signal_handlers=False, **worker.job.options)
+        except TypeError as error:
+            raise StartError(f"options: this daphne does not take them: {error}") from None
         self.app = app
         self.worker = worker
         self.reactor = reactor
@@ -110,13 +122,8 @@ class _Server(daphne.server.Server):
         self.connections: dict[Any, dict[str, Any]] = {}
         self.http_factory = _Factory(self)
         self.ws_factory = _WebSocketFactory(self, server=self.server_name)
-        self.ws_factory.setProtocolOptions(
-            autoPingTimeout=self.ping_timeout,
-            allowNullOrigin=True,
-            openHandshakeTimeout=self.websocket_handshake_timeout,
-            maxMessagePayloadSize=self.websocket_max_message_size,
-            maxFramePayloadSize=self.websocket_max_frame_size,
-        )
+        settings = {name: getattr(self, own) for name, own in WEBSOCKET.items() if hasattr(self, own)}
+        self.ws_factory.setProtocolOptions(allowNullOrigin=True, **settings)
         observer = STDLibLogObserver(__name__) if self.verbosity > 1 else (lambda _: None)
         globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
         self.reactor.callLater(1, self.application_checker)

@@ -151,7 +151,8 @@ class Connection(tornado.http1connection.HTTP1Connection):
     def is_idle(self) -> bool:
         """Has nothing come?"""
         stream = self.stream
-        if self.has_begun or stream is None or stream.closed():
+        # A head that has come is out of the buffer some turns of the loop before it is parsed: then nothing is read.
+        if self.has_begun or stream is None or stream.closed() or not stream.reading():
             return False
         return not stream._read_buffer_size and not unread_bytes(stream.fileno())
 
