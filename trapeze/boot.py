@@ -15,9 +15,6 @@ from __future__ import annotations
 __all__ = ["BOOT", "boot_words"]
 
 BOOT = """\
-import _signal
-_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-_signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])
 import sys
 if sys.version_info < (3, 10):
     import json
@@ -26,6 +23,9 @@ if sys.version_info < (3, 10):
     problem = {"field": "python", "reason": why, "hint": "workers need 3.10 or newer"}
     print(json.dumps({"problems": [problem]}))
     sys.exit(3)
+import _signal
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+_signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGINT])
 from importlib.machinery import PathFinder
 class TrapezeFinder:
     where = [sys.argv[-1]]

@@ -70,7 +70,7 @@ def _rows(found: Sequence[Found]) -> Iterator[Sequence[str]]:
 
 
 def _served(each: Found) -> list[str]:
-    return [WORDS.get(word, word) for word in (*reversed(each.interfaces), *each.speaks)]
+    return [WORDS.get(word, word) for word in (*each.interfaces, *each.speaks)]
 
 
 def _show_one(each: Found) -> int:

@@ -103,7 +103,7 @@ def _judge(name: str, prefix: str, answer: dict[str, Any]) -> Found:
         name,
         bool(version) and not answer["problems"],
         version,
-        list(answer.get("interfaces", [])),
+        sorted(answer.get("interfaces", []), reverse=True),
         list(answer.get("speaks", [])),
         dict(answer.get("fields", {})),
         dict(answer.get("why", {})),
