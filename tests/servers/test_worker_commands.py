@@ -179,7 +179,7 @@ def test_check_of_an_interface_that_is_not_served() -> None:
 
 
 def test_check_in_an_interpreter_without_servers(bare_venv: str) -> None:
-    packages = {"uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.8,<2.9'"}
+    packages = {"uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.8.9,<2.9'"}
     for name in ("gunicorn", "uvicorn", "chaussette", "granian"):
         found = problems(backend=name, python=bare_venv)
         assert found[0][0] == "backend"
