@@ -21,7 +21,12 @@ from typing import NamedTuple
 __all__ = ["MUTANTS", "Mutant", "main"]
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/unit/test_planner.py", "tests/unit/test_lifecycle.py", "tests/unit/test_restart.py"]
+TESTS = [
+    "tests/unit/test_planner.py",
+    "tests/unit/test_planner_trial.py",
+    "tests/unit/test_lifecycle.py",
+    "tests/unit/test_restart.py",
+]
 TESTS += ["tests/unit/test_vigil.py"]
 COPIED = ["trapeze", "tests", "pyproject.toml"]
 SECONDS = 300
@@ -57,17 +62,67 @@ MUTANTS = [
         "key=lambda seen: (seen.since, seen.id)",
         "key=lambda seen: (-seen.since, seen.id)",
     ),
+    Mutant("planner", "old ones are not replaced during an import", "gate.blocked or not _serves(live, want)", "False"),
+    Mutant("planner", "a delay of the new code is one of the old", "(gate.blocked or not _serves(", "(not _serves("),
+    Mutant(
+        "planner",
+        "code that does not serve yet is trusted",
+        "(gate.blocked or not _serves(live, want))",
+        "gate.blocked",
+    ),
+    Mutant(
+        "planner",
+        "who only starts counts as new code that serves",
+        "(serves and seen.generation ==",
+        "(seen.generation ==",
+    ),
+    Mutant("planner", "those that stand in are stopped at once", "and seen not in kept]", "]"),
+    Mutant(
+        "planner",
+        "one more stands in than has to",
+        "[: max(0, floor - len(steady))]",
+        "[: max(0, floor - len(steady)) + 1]",
+    ),
+    Mutant(
+        "planner",
+        "nobody stands in for a worker that is recycled",
+        "if seen.retire or seen.recycle:\n        return False",
+        "if False:\n        return False",
+    ),
+    Mutant("planner", "room is made before it can be taken", "rules._replace(unavailable=0)", "rules"),
+    Mutant(
+        "planner",
+        "a broken file has scaled the old ones down",
+        "want.count if serves else stand_in.count",
+        "want.count",
+    ),
+    Mutant("planner", "the first new one takes the place of one that is missing", "max(0, room - gap)", "max(0, room)"),
+    Mutant(
+        "planner",
+        "a deploy has more workers on trial than a reload may",
+        "rules.unavailable - len(fresh)) if missing",
+        "rules.unavailable) if missing",
+    ),
+    Mutant(
+        "planner", "old ones that fail are made again without a delay", "if stand_in.retry_at is not None:", "if False:"
+    ),
+    Mutant("planner", "who stands in goes above the ceiling", "min(short, max(0, room - len(spawns)))", "short"),
+    Mutant(
+        "planner",
+        "the healthy one leaves instead of the recycled one",
+        "key=lambda seen: not outdated(seen, first)",
+        "key=lambda seen: 0",
+    ),
     Mutant("planner", "unready old ones stay", "(*leaving, *serving[:spare])", "serving[:spare]"),
     Mutant("planner", "processes marked for retirement stay", " or seen.retire or", " or"),
     Mutant("planner", "scaling down stops nobody", " or seen.index >= want.count", ""),
     Mutant("planner", "scaling down keeps one too many", "seen.index >= want.count", "seen.index > want.count"),
     Mutant("planner", "the old generation is never outdated", "seen.generation != want.generation or", ""),
-    Mutant("planner", "nothing waits for `after`", "if not missing or not gate.open:", "if not missing:"),
-    Mutant("planner", "the backoff is ignored", "if gate.limit == 0:", "if gate.limit == -1:"),
-    Mutant("planner", "nobody wakes up after the backoff", "Plan(stops, gate.retry_at)", "Plan(stops)"),
-    Mutant("planner", "a FAILED service starts all at once", "room = min(room, gate.limit)", "room = room"),
-    Mutant("planner", "workers start beside their migrations", "if gate.steps_left:", "if gate.step_running:"),
-    Mutant("planner", "migrations run twice at once", "stops if gate.step_running else", "stops if False else"),
+    Mutant("planner", "nothing waits for `after`", "return not self.open or self.steps_left", "return self.steps_left"),
+    Mutant("planner", "the backoff is ignored", "room = min(room, gate.limit)", "room = room"),
+    Mutant("planner", "nobody wakes up after the backoff", "(gate.retry_at, due) if at", "(due,) if at"),
+    Mutant("planner", "workers start beside their migrations", "or self.steps_left or", "or"),
+    Mutant("planner", "migrations run twice at once", "gate.steps_left and not gate.step_running", "gate.steps_left"),
     Mutant(
         "planner",
         "two Redis at once: those that leave are forgotten",
@@ -197,7 +252,7 @@ MUTANTS = [
         "times.append(now + terms.request)",
     ),
     Mutant("vigil", "all are recycled at once", "if any(process.live and process.recycle for", "if any(False for"),
-    Mutant("vigil", "old generations are recycled", " and not unwanted(process.seen(), service.want)", ""),
+    Mutant("vigil", "old generations are recycled", " and not self._is_leaving(process)", ""),
     Mutant("vigil", "age wakes nobody", "times.append(process.ready_at + terms.age)", "pass"),
     Mutant("vigil", "slots are lost", "            self.board.free(process.slot)", "            pass"),
     Mutant("vigil", "boards are lost", "            self.board.close()", "            pass"),

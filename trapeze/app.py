@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from trapeze import takeover, verify
+from trapeze import early, takeover, verify
 from trapeze.config import Resolved
 from trapeze.errors import ConfigError
+from trapeze.outset import fill_standard_descriptors, no_ssl
 from trapeze.preflight import examine
 from trapeze.runtime import claim
 from trapeze.sockets import ListenSocket, open_sockets, systemd_sockets
@@ -32,38 +32,31 @@ def run(load: Callable[[], Resolved], *, keep_going: bool = False) -> int:
     Raises:
         TrapezeError: it could not start (nothing is left), or a service failed at its first start.
     """
-    _fill_standard_descriptors()
+    fill_standard_descriptors()
     if (taken := takeover.begin(os.environ)) is not None:
-        with _no_ssl():
+        with no_ssl():
             from trapeze import foreground
         memfd, kind = taken
-        return foreground.probe(memfd) if kind == "probe" else foreground.resume(load, memfd, kind, keep_going)
-    with _early_signals() as early, contextlib.ExitStack() as undo:
+        return foreground.probe(memfd) if kind == "probe" else foreground.resume(load, memfd, kind, lambda: keep_going)
+    with _early_signals() as started, contextlib.ExitStack() as undo:
         resolved = load()
         problems = examine(resolved)
         if problems:
             raise ConfigError(problems)
-        with early.postponed():
+        with started.postponed():
             checks = verify.begin(resolved)
             undo.callback(lambda: verify.cancel(checks))
             claimed = claim(resolved.config.name, resolved.config.control)
             undo.callback(claimed.release)
             sockets = _bind(resolved, undo)
         # asyncio and the machine take as long to import as the checks take to answer.
-        with _no_ssl():
+        with no_ssl():
             from trapeze import foreground
         problems = verify.end(checks)
         checks.clear()
         if problems:
             raise ConfigError(problems)
         return foreground.run(load, resolved, sockets, claimed, keep_going)
-
-
-def _fill_standard_descriptors() -> None:
-    """With one of 0, 1, 2 closed, a listening socket would get its number, and output would go into it."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
 
 
 class _Early:
@@ -91,29 +84,15 @@ class _Early:
 
 @contextlib.contextmanager
 def _early_signals() -> Iterator[_Early]:
-    early = _Early()
-    before = {signum: signal.signal(signum, early.leave) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
-    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
-        # Nothing is there yet to reload or reopen; by default they would end us.
-        before[signum] = signal.signal(signum, lambda *_: None)
+    found = _Early()
+    before = {signum: signal.signal(signum, found.leave) for signum in early.ENDING}
+    before |= {signum: signal.signal(signum, early.ignore) for signum in early.HARMLESS}
     try:
-        yield early
+        yield found
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-@contextlib.contextmanager
-def _no_ssl() -> Iterator[None]:
-    """asyncio does without ssl where it is missing, and we never speak TLS: 6 ms and 2 MiB less."""
-    if "ssl" in sys.modules:
-        yield
-        return
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # how Python spells "there is no such module"
-    try:
-        yield
-    finally:
-        del sys.modules["ssl"]
+            # We are leaving, and the exit code says how it went. Python's own end takes handlers back, not SIG_IGN.
+            signal.signal(signum, signal.SIG_IGN if handler in (early.leave, early.ignore) else handler)
 
 
 def _bind(resolved: Resolved, undo: contextlib.ExitStack) -> Mapping[str, Sequence[ListenSocket]]:

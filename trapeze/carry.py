@@ -22,6 +22,7 @@ from trapeze.following import Kept
 from trapeze.generation import Generation
 from trapeze.lifecycle import State
 from trapeze.notify import Facts
+from trapeze.orders import Order
 from trapeze.output import LogLine
 from trapeze.planner import Want
 from trapeze.process import Timeouts
@@ -66,8 +67,11 @@ class KeptSocket(Struct, omit_defaults=True, kw_only=True):
     path: str = ""
     """Of the file that we made for it."""
     inode: Inode = (-1, -1)
+    private: str = ""
+    """Its name, where it has not taken its path yet."""
     borrowed: bool = False
     reserved: bool = False
+    pending: bool = False
 
 
 class KeptGeneration(Struct, omit_defaults=True, kw_only=True):
@@ -86,6 +90,8 @@ class KeptGeneration(Struct, omit_defaults=True, kw_only=True):
     uid: int | None = None
     gid: int | None = None
     groups: list[int] | None = None
+    section: Tree | None = None
+    listens: dict[str, Tree] = {}
 
 
 class KeptProcess(Struct, omit_defaults=True, kw_only=True):
@@ -114,6 +120,7 @@ class KeptProcess(Struct, omit_defaults=True, kw_only=True):
     heard_stop: bool = False
     error: tuple[str, str, str] | None = None
     overran: float | None = None
+    imports: str = ""
     held: list[int] = []
     own: list[KeptSocket] = []
     tail: list[str] = []
@@ -141,8 +148,12 @@ class KeptService(Struct, omit_defaults=True, kw_only=True):
     facts: Facts = Facts()
     begun: float | None = None
     top: int = 1
+    orders: dict[int, Order] = {}
+    unbroken: bool = True
+    """See `Trial`."""
     # the ledger
     history: History = FRESH
+    standing: History = FRESH
     restarts: int = 0
     finished: dict[int, int] = {}
     failure: str = ""
@@ -150,6 +161,8 @@ class KeptService(Struct, omit_defaults=True, kw_only=True):
     # zygotes
     reasons: dict[int, str] = {}
     imports: History = FRESH
+    imported: set[int] = set()
+    again: dict[int, float] = {}
     # the scoreboard
     board: int = -1
     slots: list[int] = []
@@ -215,6 +228,8 @@ class Document(Struct, kw_only=True):
     """The program that wrote it and its words, if that may be gone back to; see `foreground`."""
     phase: str = ""
     """What the manager above us was told last."""
+    keep_going: bool | None = None
+    """Of the command line, which is read again only later."""
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -275,7 +290,7 @@ def read(data: bytes) -> Document:
         _ = document.resolved
         for service in document.services:
             for generation in service.generations:
-                spec_of(ServiceSpec, generation.spec)
+                generation_of(generation, None)
         for sock in document.sockets:
             spec_of(SocketSpec, sock.spec)
     except msgspec.MsgspecError as error:
@@ -312,12 +327,12 @@ def config_of(tree: Tree) -> Config:
     return found
 
 
-def generation_of(kept: KeptGeneration, sockets: Mapping[int, ListenSocket]) -> Generation:
-    """A generation, with its sockets by descriptor."""
+def generation_of(kept: KeptGeneration, sockets: Mapping[int, ListenSocket] | None) -> Generation:
+    """A generation, with its sockets by descriptor (None: with none, to see whether it can be read)."""
     return Generation(
         number=kept.number,
         spec=spec_of(ServiceSpec, kept.spec),
-        sockets=[sockets[fd] for fd in kept.sockets],
+        sockets=[sockets[fd] for fd in kept.sockets] if sockets is not None else [],
         directory=kept.directory,
         backend=kept.backend,
         terminal=kept.terminal,
@@ -326,4 +341,6 @@ def generation_of(kept: KeptGeneration, sockets: Mapping[int, ListenSocket]) -> 
         uid=kept.uid,
         gid=kept.gid,
         groups=kept.groups,
+        section=spec_of(ServiceSpec, kept.section) if kept.section is not None else None,
+        listens={name: spec_of(SocketSpec, spec) for name, spec in kept.listens.items()},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from trapeze.addresses import Address, Tcp, parse
 from trapeze.addresses import problems as address_problems
@@ -10,7 +11,7 @@ from trapeze.checks_service import check_service
 from trapeze.problems import Problems, did_you_mean, join
 from trapeze.spec import Config
 
-__all__ = ["check", "start_order"]
+__all__ = ["check", "shared_with_apps", "start_order"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _NAME_RULE = "letters, digits, _ . and -, at most 64, a letter, digit or _ first"
@@ -70,6 +71,16 @@ def _same(one: Address, other: Address) -> bool:
 
 _LOCAL = {"localhost": "127.0.0.1"}
 _EVERYWHERE = frozenset({"0.0.0.0", "::"})
+
+
+def shared_with_apps(config: Config) -> Iterator[tuple[str, str]]:
+    """(path, reason) for each command that accepts beside an app: it works only if it never waits in accept()."""
+    users = {socket: name for name, spec in config.services.items() if spec.app is not None for socket in spec.sockets}
+    for name, spec in config.services.items():
+        for socket in spec.sockets if spec.app is None else ():
+            if socket in users and socket in config.sockets:
+                reason = f'the app "{users[socket]}" accepts there too, and keeps the socket non-blocking'
+                yield join(join("services", name), "socket"), reason
 
 
 def _order(config: Config, problems: Problems) -> None:

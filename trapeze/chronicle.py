@@ -103,7 +103,7 @@ class Chronicle:
         generation = service.want.generation
         return ", ".join(
             [
-                *([f"generation {generation}"] if generation > 1 else []),
+                *([f"generation {generation}"] if service.top > 1 else []),
                 why,
                 *(_url(listening.address) for listening in service.current.sockets),
             ]

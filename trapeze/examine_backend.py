@@ -54,12 +54,13 @@ _BASE: dict[str, object] = {
 }
 
 
-def start_check(python: str, job: Mapping[str, object], **how: Any) -> Check:
+def start_check(python: str, job: Mapping[str, object], *, field: str = "python", **how: Any) -> Check:
     """Start a check and return at once.
 
     Args:
         python: the interpreter that would run the app.
         job: what differs from an empty Job; see the worker contract.
+        field: that says which interpreter it is, for the error.
         how: env, cwd, user, group, extra_groups... as for `subprocess.Popen`.
 
     Raises:
@@ -80,7 +81,7 @@ def start_check(python: str, job: Mapping[str, object], **how: Any) -> Check:
     except OSError as error:
         what = error.filename or python
         reason = f"cannot run {what}: {os.strerror(error.errno or 0).lower()}"
-        field = "user" if how.get("user") is not None else "venv"
+        field = "user" if how.get("user") is not None else field
         raise ConfigError([Problem(f"services.{whole['service']}.{field}", reason)]) from None
     finally:
         os.close(memfd)
@@ -110,6 +111,8 @@ def read_answer(out: bytes, err: str, status: int) -> dict[str, Any]:
         if isinstance(answer, dict):
             return {"backend": "", "version": "", "python": "", "problems": [], **answer}
     words = err.strip().splitlines()
+    if status == 0:
+        return _failed("the check has said nothing", "is its interpreter a Python?", "python")
     ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
     return _failed(f"the check failed with {ended}: {words[-1] if words else 'it said nothing'}", "")
 
@@ -119,6 +122,6 @@ def too_late(timeout: float) -> dict[str, Any]:
     return _failed(f"the check did not end within {timeout:g} s", "does the app do its work when it is imported?")
 
 
-def _failed(reason: str, hint: str) -> dict[str, Any]:
-    problem = {"field": "app", "reason": reason, "hint": hint}
+def _failed(reason: str, hint: str, field: str = "app") -> dict[str, Any]:
+    problem = {"field": field, "reason": reason, "hint": hint}
     return {"backend": "", "version": "", "python": "", "problems": [problem]}

@@ -18,9 +18,12 @@ from msgspec import Struct
 from trapeze.output import Stream
 from trapeze.prelude import Launch, Listener
 
-__all__ = ["Followed", "Kept"]
+__all__ = ["TO_HEAR", "Followed", "Kept"]
 
 _NOTIFY_LIMIT = 128 * 1024
+TO_HEAR = 0.05
+"""Seconds in which we hear of a signal that a child in our group got together with us: a turn of the loop would do."""
+
 _LAST_MESSAGES = 100
 """So many datagrams are read at the end of a child: who else knows its socket might send for ever."""
 
@@ -90,6 +93,7 @@ class Followed:
         self._streams: dict[str, Stream] = {}
         self._notify: socket.socket | None = None
         self._complaints: set[str] = set()
+        self._waits = False
 
     def _follow(self, pidfd: int, outputs: Sequence[int]) -> None:
         """Begin: `outputs` are our ends of its stdout and stderr, if we have them; `_notify` is set."""
@@ -227,10 +231,20 @@ class Followed:
 
     def reap(self) -> None:
         """Called when the pidfd is readable: hand on what it still said, reap it, tell the listener."""
-        if self._pidfd < 0:
+        if self._pidfd < 0 or self._waits:
             return
         if os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
+        if self.own_group:
+            self._reap()
+            return
+        # ^C went to the whole foreground group, and this may be its end: we have the signal too, and shall hear of it
+        # only after this callback. Judged before that, what the user has asked for would be a failure.
+        self._waits = True
+        self._loop.remove_reader(self._pidfd)
+        self._loop.call_later(TO_HEAR, self._reap)
+
+    def _reap(self) -> None:
         if self._launch.kill_group:
             # The zombie still holds the pid, so the group cannot be another's: the last safe moment to clear it.
             self.kill()

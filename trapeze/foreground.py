@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import resource
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,6 +31,9 @@ from trapeze.sockets import ListenSocket
 from trapeze.supervisor import Supervisor
 from trapeze.takeover import Told
 from trapeze.upward import Upward
+
+if TYPE_CHECKING:
+    from trapeze import upgrade
 
 __all__ = ["probe", "resume", "run"]
 
@@ -82,15 +87,27 @@ def probe(memfd: int) -> int:
     return 0
 
 
-def resume(load: Callable[[], Resolved], memfd: int, kind: str, keep_going: bool) -> int:
+def resume(
+    load: Callable[[], Resolved],
+    memfd: int,
+    kind: str,
+    keep_going: Callable[[], bool],
+    complete: Callable[[], object] = lambda: None,
+) -> int:
     """Take the place of the program that wrote the state, and run until everything has stopped; see `upgrade`.
 
-    `kind` is "back" if that was ourselves, and the one in between has failed.
+    Args:
+        load: reads the configuration; called at each reload.
+        memfd: with the state.
+        kind: "back" if we wrote it ourselves, and the program in between has failed.
+        keep_going: of the command line; asked only if the state does not say it.
+        complete: called when clients have been answered, to import what is left.
     """
     from trapeze import resume as restoring
 
     document, data = restoring.read_from(memfd)
     claimed = restoring.claim_of(document)
+    going_on = keep_going() if document.keep_going is None else document.keep_going
     came_back = kind == "back"
     if came_back:
         document.image -= 1
@@ -100,7 +117,7 @@ def resume(load: Callable[[], Resolved], memfd: int, kind: str, keep_going: bool
         try:
             sockets = restoring.sockets_of(document)
             supervisor = restoring.supervisor_of(
-                document, sockets, load=load, version=__version__, fail_fast=not keep_going
+                document, sockets, load=load, version=__version__, fail_fast=not going_on
             )
             keeper = _keeper(loop, supervisor)
             restoring.restore(document, sockets, supervisor, keeper, console)
@@ -114,7 +131,7 @@ def resume(load: Callable[[], Resolved], memfd: int, kind: str, keep_going: bool
     def go_on(supervisor: Supervisor) -> None:
         restoring.go_on(document, supervisor, HANDLED, came_back=came_back)
 
-    return asyncio.run(_serve(made, claimed, keep_going, go_on, document.phase))
+    return asyncio.run(_serve(made, claimed, going_on, go_on, document.phase, complete))
 
 
 def _keeper(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> Keeper:
@@ -142,6 +159,7 @@ async def _serve(
     keep_going: bool,
     go_on: Callable[[Supervisor], None] | None = None,
     phase: str = "",
+    complete: Callable[[], object] = lambda: None,
 ) -> int:
     """Serve; from the beginning, or with `go_on` from where another program in our place has left off."""
     loop = asyncio.get_running_loop()
@@ -163,26 +181,32 @@ async def _serve(
             supervisor.begin()
             await _knock(claimed, finished)
         # Imported only now: it would take the processor from the workers that start.
-        from trapeze import control, upgrade
+        from trapeze import control
 
         async def open_door() -> control.Door:
             return await control.serve(supervisor, claimed.sock, supervisor.resolved.config.control)
 
-        parts = upgrade.Parts(claimed, console, keeper, upward, open_door)
-        supervisor.upgrade = upgrading = upgrade.Upgrade(supervisor, parts, await open_door())
+        door = await open_door()
+
+        @functools.cache
+        def upgrading() -> upgrade.Upgrade:
+            from trapeze import upgrade
+
+            parts = upgrade.Parts(claimed, console, keeper, upward, open_door, keep_going)
+            return upgrade.Upgrade(supervisor, parts, door)
+
+        supervisor.upgrade = lambda who, python: upgrading()(who, python)
         if go_on is not None:
             go_on(supervisor)
         if os.getpid() != 1 and keeper.pidfd < 0:  # when pid 1 ends, the kernel ends everything else
             keeper.start()
-        if go_on is None:
-            _complete(supervisor)
-        else:
-            loop.call_later(_PAUSE_ENDS, _complete, supervisor)  # clients have waited long enough
+        # After an upgrade those who stand at the door have waited long enough.
+        loop.call_later(_PAUSE_ENDS if go_on is not None else 0, _complete, supervisor, (upgrading, complete))
         try:
             await finished
         finally:
             claimed.release()
-            await upgrading.door.close()
+            await upgrading().door.close()
     finally:
         uninstall(loop)
         keeper.close()
@@ -196,10 +220,12 @@ async def _serve(
     return 0
 
 
-def _complete(supervisor: Supervisor) -> None:
+def _complete(supervisor: Supervisor, imports: Iterable[Callable[[], object]]) -> None:
     """Import the last of what we shall ever need: an upgrade of the package under us then changes nothing."""
     from trapeze import figures
 
+    for each in imports:
+        each()
     supervisor.resident = figures.resident
     # What is there now stays, and the collector (see __main__) need not look at it again.
     gc.freeze()

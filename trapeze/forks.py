@@ -18,11 +18,12 @@ from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from trapeze.following import Followed
+from trapeze.following import Followed, Kept
 from trapeze.prelude import ForkListener, Launch, job_of
 
-__all__ = ["Fork", "Line"]
+__all__ = ["Fork", "Forking", "Line"]
 
 _AT_ONCE = 8
 """So many requests are on their way to a zygote; the others wait for the answers."""
@@ -171,10 +172,13 @@ class _Request:
         return self.fds.index(fd)
 
     @classmethod
-    def of(cls, launch: Launch, *, stdio: tuple[int, int] | None = None, go: int = -1, notify: int = -1) -> _Request:
+    def of(
+        cls, launch: Launch, *, stdio: tuple[int, int] | None = None, go: int = -1, notify: int = -1, line: int = -1
+    ) -> _Request:
         """Make the request; without the optional descriptors for one that stands by and has them already."""
         request = cls()
-        job = job_of(launch, request._pass(notify) if notify >= 0 else None, None)
+        notify_at, line_at = (request._pass(fd) if fd >= 0 else None for fd in (notify, line))
+        job = job_of(launch, notify_at, line_at)
         sockets = job["sockets"]
         assert isinstance(sockets, list)
         job["sockets"] = [{**entry, "fd": request._pass(entry["fd"])} for entry in sockets]
@@ -190,7 +194,40 @@ class _Request:
         return request
 
 
-class Fork(Followed):
+class Forking(Followed):
+    """A process that may fork others for us."""
+
+    line: Line | None = None
+    """On which it is asked to; also to one that stands by."""
+
+    def _open_line(self) -> int:
+        """Make the line; return the other end of it."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.line = Line(self._loop, here, self._give_up)
+        return there.detach()
+
+    def keep(self) -> Kept:
+        """As `Followed.keep`, with the line."""
+        kept = super().keep()
+        if self.line is None or self.line.sock.fileno() < 0:
+            return kept
+        return replace(kept, line=self.line.sock.fileno(), asked=self.line.last)
+
+    def _give_up(self) -> None:
+        """It takes no requests: nobody would know from its end that it was us."""
+        self._complain("it does not answer when it is asked for a worker, and is killed")
+        self.kill()
+
+    def _close_line(self) -> None:
+        if self.line is not None:
+            self.line.close()
+            self.line = None
+
+    def _reaped(self, status: int) -> None:
+        self._close_line()
+
+
+class Fork(Forking):
     """A process that a zygote makes. Until its pid is known a signal means: do not begin."""
 
     _unwanted = False
@@ -233,7 +270,10 @@ class Fork(Followed):
             theirs.append(gate)
             self._notify, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             theirs.append(there.detach())
-            request = _Request.of(self._launch, stdio=(theirs[0], theirs[1]), go=gate, notify=theirs[3])
+            line = -1
+            if self._launch.forks:
+                theirs.append(line := self._open_line())
+            request = _Request.of(self._launch, stdio=(theirs[0], theirs[1]), go=gate, notify=theirs[3], line=line)
         except BaseException:
             for fd in theirs:
                 os.close(fd)
@@ -273,6 +313,7 @@ class Fork(Followed):
         if self._notify is not None:
             self._notify.close()
             self._notify = None
+        self._close_line()
 
     def send(self, signum: int) -> None:
         """As `Followed.send`; before it has begun, any signal but a look means that it never shall."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trapeze import restart
 from trapeze.lifecycle import State
-from trapeze.planner import Gate, pace
+from trapeze.planner import Gate, StandIn, pace
 
 if TYPE_CHECKING:
     from trapeze.service import Service
@@ -25,7 +25,20 @@ def gate(service: Service) -> Gate:
         finished=frozenset(service.ledger.finished),
         steps_left=bool(steps) or service.steps_done < len(service.current.steps) or service.zygotes.needed,
         step_running=bool(steps) or service.zygotes.importing,
+        stand_in=_stand_in(service),
     )
+
+
+def _stand_in(service: Service) -> StandIn | None:
+    """Who fills the gaps as long as the wanted generation has not shown that it serves."""
+    number = service.trial.stand_in
+    if number is None:
+        return None
+    want = service.orders.want(service.generations[number])
+    due = service.ledger.standing.not_before
+    if not want.enabled or not want.count:
+        return None
+    return StandIn(number, want.count, due if due > service.host.now() else None)
 
 
 def _limit(service: Service) -> tuple[int | None, float | None]:

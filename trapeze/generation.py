@@ -21,7 +21,7 @@ from trapeze.config import rlimit_pairs, service_environment, stop_signum
 from trapeze.prelude import Launch
 from trapeze.process import Timeouts
 from trapeze.sockets import ListenSocket
-from trapeze.spec import RestartSpec, ServiceSpec
+from trapeze.spec import RestartSpec, ServiceSpec, SocketSpec
 
 __all__ = ["Generation", "identity", "interpreter"]
 
@@ -82,6 +82,10 @@ class Generation(Struct, frozen=True, kw_only=True):
     uid: int | None = None
     gid: int | None = None
     groups: Sequence[int] | None = None
+    section: ServiceSpec | None = None
+    """Its section of the file, as it was written; None where that is not known (an older version made it)."""
+    listens: Mapping[str, SocketSpec] = {}
+    """The sections of its sockets."""
 
     @classmethod
     def make(
@@ -92,10 +96,12 @@ class Generation(Struct, frozen=True, kw_only=True):
         sockets: Mapping[str, Sequence[ListenSocket]],
         directory: str,
         *,
+        listens: Mapping[str, SocketSpec] | None = None,
         terminal: bool = False,
         nofile: tuple[int, int] | None = None,
     ) -> Generation:
         """Resolve what the spec names on this machine."""
+        section = spec
         if spec.watch and isinstance(spec.restart, str):
             # Somebody is typing: a broken file is said at once, and tried again soon.
             spec = replace(spec, restart=RestartSpec(policy=spec.restart, intensity=1, cap=2.0))
@@ -116,7 +122,13 @@ class Generation(Struct, frozen=True, kw_only=True):
             uid=uid,
             gid=gid,
             groups=groups,
+            section=section,
+            listens={each: listens[each] for each in spec.sockets} if listens is not None else {},
         )
+
+    def numbered(self, number: int) -> Generation:
+        """The same under another number."""
+        return replace(self, number=number, env={**self.env, "TRAPEZE_GENERATION": str(number)})
 
     @property
     def timeouts(self) -> Timeouts:
@@ -286,7 +298,12 @@ def _pinned(spec: ServiceSpec, directory: str) -> tuple[ServiceSpec, str]:
     """Resolve symbolic links now: a `current` that is switched to the next release is not for this generation."""
     real = os.path.realpath(directory)
     paths = {field: getattr(spec, field) for field in ("cwd", "app_dir", "venv")}
-    return replace(spec, **{field: os.path.realpath(path) for field, path in paths.items() if path}), real
+    made = {field: os.path.realpath(path) for field, path in paths.items() if path}
+    if spec.python is not None and "/" in spec.python:
+        # Its directory only: a link named `python` is what makes an environment of one.
+        directory, name = os.path.split(spec.python)
+        made["python"] = os.path.join(os.path.realpath(directory), name)
+    return replace(spec, **made), real
 
 
 _SIMPLE = re.compile(r"[^;&|<>(){}`\n]*")

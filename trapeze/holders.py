@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import struct
 import sys
 from collections.abc import Iterator
 
 from trapeze.errors import BindError
+from trapeze.keeping import stat
 
 __all__ = ["cannot_listen", "describe", "holder_of_abstract", "holder_of_tcp", "peer_of"]
 
@@ -32,11 +34,25 @@ def holder_of_abstract(name: str) -> str:
 
 
 def peer_of(connection: socket.socket) -> str:
-    """Return "NAME pid N" of the process that called listen() at the other end of a Unix connection, or ""."""
+    """Return "NAME pid N" of the process that called listen() at the other end of a Unix connection, or "".
+
+    Servers call it again in each worker, and the kernel remembers the last: of ours the supervisor is named.
+    """
     pid = 0
     with contextlib.suppress(OSError):
         pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-    return describe(pid)
+    return describe(_supervisor_of(pid) or pid)
+
+
+def _supervisor_of(pid: int) -> int:
+    """The supervisor that a process belongs to, by the mark in its environment; 0 if it has none, or that has ended."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            found = re.search(rb"(?:^|\0)TRAPEZE_SUPERVISOR=(\d+)\.(\d+)(?:\0|$)", file.read())
+    except OSError:
+        return 0
+    seen = stat(int(found[1])) if found else None
+    return seen.pid if seen is not None and found is not None and seen.start == int(found[2]) else 0
 
 
 def describe(pid: int) -> str:

@@ -77,6 +77,10 @@ class LastOut:
                     wake = now + _LOOK_AGAIN
         return wake
 
+    def doubt(self) -> None:
+        """Other sockets are wanted now: their doors may be closed."""
+        self._unsure = True
+
     @property
     def _serves(self) -> bool:
         want = self._service.want

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Callable
-
-from msgspec.structs import replace
+from collections.abc import Callable, Iterator
 
 from trapeze.boot import boot_words
-from trapeze.following import Followed, Kept
-from trapeze.forks import Fork, Line
+from trapeze.following import TO_HEAR, Followed, Kept
+from trapeze.forks import Fork, Forking, Line
 from trapeze.lend import lent
 from trapeze.prelude import ForkListener, Launch, Listener, is_plain, job_of, open_job, plain_words, worker_package
 
@@ -53,7 +52,7 @@ class Launcher:
         self._follow(child)
         return child
 
-    def fork(self, zygote: Child, launch: Launch, listener: ForkListener) -> Fork:
+    def fork(self, zygote: Forking, launch: Launch, listener: ForkListener) -> Fork:
         """Have a zygote fork a process. Its pid comes later, by `listener.on_pid`, or a reason by `on_failed`.
 
         Raises:
@@ -88,7 +87,7 @@ class Launcher:
     @property
     def owed(self) -> list[Line]:
         """The lines to zygotes and spares that are on their way to an answer."""
-        lines = [child.line for child in self.children.values() if isinstance(child, Child)]
+        lines = [child.line for child in self.children.values() if isinstance(child, Forking)]
         return [line for line in lines if line is not None and line.owes]
 
     def _follow(self, child: Followed) -> None:
@@ -124,18 +123,32 @@ class Launcher:
             child = self.children.get(dead.si_pid)
             if child is not None:
                 child.reap()
+                if dead.si_pid in self.children:  # it is judged a moment later, and hides all others until then
+                    self._loop.call_later(TO_HEAR, self.reap_strays)
+                    return
             elif dead.si_pid in self.helpers:
                 self.helpers[dead.si_pid]()
             else:
                 os.waitid(os.P_PID, dead.si_pid, os.WEXITED | os.WNOHANG)
 
 
-class Child(Followed):
+@contextlib.contextmanager
+def _uninterrupted(wanted: bool) -> Iterator[None]:
+    """Spawn with SIGINT blocked: ^C would be a traceback of Python's own start on the screen. `boot` unblocks it."""
+    if not wanted:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Child(Forking):
     """A process that we have spawned ourselves."""
 
     _popen: subprocess.Popen[bytes] | None = None
-    line: Line | None = None
-    """To one that forks for us, or stands by."""
 
     def start(self) -> None:
         """Spawn; see `Launcher.spawn`."""
@@ -155,13 +168,6 @@ class Child(Followed):
                 os.close(fd)
         self._follow(pidfd, ours)
 
-    def keep(self) -> Kept:
-        """As `Followed.keep`, with the line."""
-        kept = super().keep()
-        if self.line is None or self.line.sock.fileno() < 0:
-            return kept
-        return replace(kept, line=self.line.sock.fileno(), asked=self.line.last)
-
     def resume(self, kept: Kept) -> None:
         """Begin to follow it; see `Launcher.adopt`."""
         self.pid, self.unreachable = kept.pid, kept.unreachable
@@ -170,11 +176,6 @@ class Child(Followed):
         if kept.line >= 0:
             self.line = Line(self._loop, socket.socket(fileno=kept.line), self._give_up, last=kept.asked)
         self._attend(kept.pidfd, kept.outputs)
-
-    def _give_up(self) -> None:
-        """It takes no requests: nobody would know from its end that it was us."""
-        self._complain("it does not answer when it is asked for a worker, and is killed")
-        self.kill()
 
     def _spawn(self, ours: list[int], theirs: list[int]) -> int:
         launch = self._launch
@@ -185,7 +186,7 @@ class Child(Followed):
             outputs = [self._pipe(ours, theirs), self._pipe(ours, theirs)]
             stdin = subprocess.DEVNULL if launch.stdin is None else launch.stdin
         argv, inherit = self._prelude(env, theirs)
-        with self._lent():
+        with self._lent(), _uninterrupted(launch.terminal):
             popen = subprocess.Popen(
                 argv,
                 env=env,
@@ -242,9 +243,7 @@ class Child(Followed):
             self._notify, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             theirs.append(notify_fd := there.detach())
         if launch.forks:
-            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.line = Line(self._loop, here, self._give_up)
-            theirs.append(fork_fd := there.detach())
+            theirs.append(fork_fd := self._open_line())
         theirs.append(job := open_job(job_of(launch, notify_fd, fork_fd)))
         words = boot_words(launch.python, launch.label, job, worker_package())
         board = (launch.job or {}).get("board")
@@ -263,6 +262,4 @@ class Child(Followed):
         # Popen must know, or it would wait for a pid that may soon be another's.
         if self._popen is not None:
             self._popen.returncode = status
-        if self.line is not None:
-            self.line.close()
-            self.line = None
+        super()._reaped(status)

@@ -20,6 +20,8 @@ class Ledger:
     def __init__(self) -> None:
         self.history = restart.FRESH
         """The failures of the wanted generation that still count."""
+        self.standing = restart.FRESH
+        """Those of the last good one, while another is wanted and it has to stand in."""
         self.restarts = 0
         """Processes that ended without having been asked to, since the supervisor began."""
         self.finished: dict[int, int] = {}
@@ -31,9 +33,13 @@ class Ledger:
 
     def begin_anew(self) -> None:
         """Somebody wants it tried now: failures and finished tasks no longer count."""
-        self.history = restart.FRESH
+        self.history = self.standing = restart.FRESH
         self.finished = {}
         self.output = ()
+
+    def give_way(self) -> None:
+        """The last good generation is wanted again; what it has failed at meanwhile counts."""
+        self.history, self.standing = self.standing, restart.FRESH
 
     def enter(
         self,
@@ -44,6 +50,7 @@ class Ledger:
         jitter: float,
         *,
         current: bool,
+        stands_in: bool = False,
         final: bool,
         siblings: Iterable[Process] = (),
     ) -> None:
@@ -56,11 +63,12 @@ class Ledger:
             policy: of the generation it belonged to.
             jitter: a random draw from [0, 1).
             current: it was of the wanted generation; others do not make that one look bad.
+            stands_in: it was of the generation that fills the gaps meanwhile: it is replaced whatever its end was.
             final: there is no sense in trying it again soon.
             siblings: the others of its generation, if that one has been good once: new code has still to prove itself.
         """
         judged = process.outcome
-        if judged is Outcome.DONE and policy.policy != "always":
+        if judged is Outcome.DONE and policy.policy != "always" and not stands_in:
             if current:
                 self.finished[process.index] = status
             return
@@ -68,29 +76,41 @@ class Ledger:
             return
         self.restarts += policy.policy != "never" and process.role == "worker"
         healthy = restart.forgiven(process.uptime(now), policy)
-        if healthy:
-            self.history = restart.FRESH
         if judged in _FAILURES or not healthy:
             self.failure = f"{_label(process)} {process.why}".lstrip()
             self.output = _last_words(process)
-        if not current:
+        if not current and not stands_in:
             return
-        if policy.policy == "never" and process.role == "worker":
+        after = restart.FRESH if healthy else self._failed(process, now, policy, jitter, stands_in, final, siblings)
+        if stands_in:
+            self.standing = after
+        elif policy.policy == "never" and process.role == "worker":
             self.finished[process.index] = status
-        elif not healthy:
-            # Also an exit 0: a server that leaves at once, again and again, is a loop like any other.
-            ready = _ready_since(siblings)
-            self.history = restart.failed(
-                self.history,
-                # Its successor was spawned then, not when it was reaped: that one is a try of its own.
-                now if process.overran is None else process.overran,
-                policy,
-                jitter,
-                born=process.born,
-                proven=any(restart.forgiven(now - at, policy) for at in ready),
-                stillborn=process.ready_at is None,
-                final=final,
-            )
+        else:
+            self.history = after
+
+    def _failed(
+        self,
+        process: Process,
+        now: float,
+        policy: RestartSpec,
+        jitter: float,
+        stands_in: bool,
+        final: bool,
+        siblings: Iterable[Process],
+    ) -> restart.History:
+        """Also an exit 0: a server that leaves at once, again and again, is a loop like any other."""
+        return restart.failed(
+            self.standing if stands_in else self.history,
+            # Its successor was spawned then, not when it was reaped: that one is a try of its own.
+            now if process.overran is None else process.overran,
+            policy,
+            jitter,
+            born=process.born,
+            proven=any(restart.forgiven(now - at, policy) for at in _ready_since(siblings)),
+            stillborn=process.ready_at is None,
+            final=final,
+        )
 
     def forgive(self, workers: Iterable[Process], now: float, policy: RestartSpec) -> None:
         """A process that came up after the last failure and stayed ready long enough makes up for all of them."""

@@ -18,6 +18,8 @@ from trapeze import report
 from trapeze.chronicle import Chronicle
 from trapeze.errors import StartFailed, TrapezeError
 from trapeze.events import Clock
+from trapeze.forks import Forking
+from trapeze.generation import Generation
 from trapeze.launch import Child, Launcher
 from trapeze.lifecycle import Outcome, State
 from trapeze.output import Journal
@@ -47,6 +49,10 @@ class Machine:
         self.stopping = False
         self.finished = asyncio.Event()
         """Everything has stopped."""
+        self.first: set[str] = set()
+        """Services of the first start, whose failure ends everything: until the first reload nothing can be lost."""
+        self.give_back: Callable[[Service, Generation], None] = lambda service, failed: None
+        """Called when a generation has failed and the last good one is wanted again."""
         self.at_shutdown: list[Callable[[], None]] = []
         """Called once, when everything is to stop: for what is not a service and has to go too."""
         self.removed: set[str] = set()
@@ -86,7 +92,7 @@ class Machine:
 
     def fork(self, zygote: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:
         """Have a zygote make a process."""
-        assert isinstance(zygote, Child)
+        assert isinstance(zygote, Forking)
         return self._launcher.fork(zygote, launch, listener)
 
     def employ(self, spare: ChildHandle, launch: Launch, listener: ForkListener) -> ChildHandle:
@@ -140,6 +146,7 @@ class Machine:
     def rolled_back(self, service: Service, generation: int, why: str) -> None:
         """A generation failed and the last good one is wanted again."""
         self.rollbacks[service.name, generation] = why
+        self.give_back(service, service.generations[generation])
         text = f"{service.name}: generation {generation} failed, generation {service.want.generation} serves on: {why}"
         output = () if self.chronicle.has_said(service) else service.ledger.output
         self.chronicle.note(text, service=service.name, level="error", output=output)
@@ -163,7 +170,7 @@ class Machine:
         return self.error is not None and service.good is None
 
     def _is_fatal(self, service: Service, process: Process) -> bool:
-        if not self._fail_fast or service.good is not None or self.stopping:
+        if not self._fail_fast or service.name not in self.first or service.good is not None or self.stopping:
             return False
         if process.role == "pre_start" or service.current.spec.app is not None:
             return process.outcome is Outcome.START_FAILED

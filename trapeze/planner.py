@@ -14,6 +14,15 @@ max_unavailable 0:
 Each call takes one small step and is right whatever happened before it: a scale, a crash or a second reload in the
 middle of a reload is just another view. A service that must not overlap itself (a command without a socket of ours: two
 Redis on one port) has a ceiling without surge that counts the leaving ones too, and a floor of nothing.
+
+As long as the new code has not shown that it serves, or cannot be started just now, gaps are not its business: what is
+missing to the floor is filled up with workers of the generation that served before (`StandIn`), which need wait neither
+for an import of the new code nor for its delays. With 2 workers:
+
+    2 old ready, import going on        nothing
+    0 old, import going on              -> spawn 2 old
+    2 old starting, import done         -> spawn 1 new
+    2 old starting, 1 new ready         the code serves: -> stop the 2 old ones, spawn 1 new
 """
 
 from __future__ import annotations
@@ -33,6 +42,7 @@ __all__ = [
     "Rules",
     "Seen",
     "Spawn",
+    "StandIn",
     "Stop",
     "Want",
     "outdated",
@@ -77,6 +87,16 @@ class Rules(NamedTuple):
     """Never two at once in one slot: stop first, start then."""
 
 
+class StandIn(Struct, frozen=True):
+    """The generation that served before, as long as another one is wanted."""
+
+    generation: int
+    count: int
+    """How many of it were wanted."""
+    retry_at: float | None = None
+    """It fails as well: no spawn before this time, monotonic seconds."""
+
+
 class Gate(NamedTuple):
     """What spawning has to wait for."""
 
@@ -91,12 +111,19 @@ class Gate(NamedTuple):
     steps_left: bool = False
     """pre_start commands of this generation have still to run."""
     step_running: bool = False
+    stand_in: StandIn | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Is there no way to a process of the wanted generation now?"""
+        return not self.open or self.steps_left or self.limit == 0
 
 
 class Spawn(Struct, frozen=True):
-    """Start one process of the wanted generation."""
+    """Start one process."""
 
     index: int
+    generation: int
 
 
 class Stop(NamedTuple):
@@ -158,21 +185,82 @@ def plan(view: Sequence[Seen], want: Want, rules: Rules, gate: Gate) -> Plan:
     if not want.enabled or want.count == 0:
         why = "the service is stopped" if not want.enabled else "scaled to 0"
         return Plan(tuple(Stop(seen.id, why) for seen in live))
-    old = [seen for seen in live if outdated(seen, want)]
-    stops = _stops(live, old, want, rules)
     missing = _missing(view, want, rules, gate)
+    if gate.stand_in is not None and not rules.exclusive and (gate.blocked or not _serves(live, want)):
+        stops, spawns, due = _guarded(live, want, rules, gate, gate.stand_in, missing)
+    else:
+        stops, spawns = _rolled(view, live, want, rules, gate, missing)
+        due = None
     if not missing or not gate.open:
-        return Plan(stops)
+        return Plan((*stops, *spawns), due)
     if gate.limit == 0:
-        return Plan(stops, gate.retry_at)
-    if gate.steps_left:
-        return Plan(stops if gate.step_running else (*stops, Prepare()))
+        return Plan((*stops, *spawns), min((at for at in (gate.retry_at, due) if at is not None), default=None))
+    if gate.steps_left and not gate.step_running:
+        return Plan((*stops, *spawns, Prepare()), due)
+    return Plan((*stops, *spawns), due)
+
+
+def _serves(live: Iterable[Seen], want: Want) -> bool:
+    """Has the wanted generation shown that it can serve?"""
+    return any(seen.generation == want.generation and seen.state is State.READY for seen in live)
+
+
+def _rolled(
+    view: Sequence[Seen], live: Sequence[Seen], want: Want, rules: Rules, gate: Gate, missing: Sequence[int]
+) -> tuple[Sequence[Stop], Sequence[Spawn]]:
+    """From the old ones to the new ones, which serve."""
+    old = [seen for seen in live if outdated(seen, want)]
     present = [seen for seen in view if seen.state is not State.EXITED] if rules.exclusive else live
     ceiling = want.count if rules.exclusive or not old else want.count + rules.surge
-    room = max(0, ceiling - len(present))
+    room = max(0, ceiling - len(present)) if not gate.blocked else 0
     if gate.limit is not None:
         room = min(room, gate.limit)
-    return Plan((*stops, *(Spawn(index) for index in missing[:room])))
+    return _stops(live, old, want, rules), [Spawn(index, want.generation) for index in missing[:room]]
+
+
+def _guarded(
+    live: Sequence[Seen], want: Want, rules: Rules, gate: Gate, stand_in: StandIn, missing: Sequence[int]
+) -> tuple[Sequence[Stop], Sequence[Spawn], float | None]:
+    """The first of the new ones beside the old ones, which stay whole; and when that may be different."""
+    serves = _serves(live, want)
+    old_want = Want(want.count if serves else stand_in.count, stand_in.generation)
+    fresh = [seen for seen in live if not outdated(seen, want)]
+    tries = max(0, rules.surge + rules.unavailable - len(fresh)) if missing and not gate.blocked else 0
+    if not fresh and not tries:
+        rules = rules._replace(unavailable=0)  # no old one makes room for new ones before these could take it
+    floor = _floor(old_want, rules)
+    sure = [seen for seen in live if _is_sure(seen, want, stand_in, serves)]
+    steady = [seen for seen in sure if seen.state is State.READY or seen.generation == want.generation]
+    kept = [seen for seen in sure if seen not in steady][: max(0, floor - len(steady))]
+    gone = [seen for seen in live if outdated(seen, want) and seen not in kept]
+    stops = _stops(live, gone, want, rules, old_want)
+
+    room = rules.surge + old_want.count - len(live)
+    serving = sum(seen.state is State.READY for seen in live)
+    gap = max(0, floor - serving - len(kept))
+    new = min([tries, max(0, room - gap), *([] if gate.limit is None else [gate.limit])])
+    spawns = [Spawn(index, want.generation) for index in missing[:new]]
+    short = floor - len(steady) - len(kept)
+    if short <= 0 or not gate.open:
+        return stops, spawns, None
+    if stand_in.retry_at is not None:
+        return stops, spawns, stand_in.retry_at
+    taken = {seen.index for seen in (*steady, *kept)}
+    free = [index for index in range(old_want.count) if index not in taken]
+    spawns += [Spawn(index, stand_in.generation) for index in free[: min(short, max(0, room - len(spawns)))]]
+    return stops, spawns, None
+
+
+def _is_sure(seen: Seen, want: Want, stand_in: StandIn, serves: bool) -> bool:
+    """Does it count, or will it soon? Those of new code that has not served yet do not, nor those to be replaced."""
+    if seen.retire or seen.recycle:
+        return False
+    ours = seen.generation == stand_in.generation or (serves and seen.generation == want.generation)
+    return seen.state is State.READY or ours
+
+
+def _floor(want: Want, rules: Rules) -> int:
+    return max(0, want.count - rules.unavailable)
 
 
 def _missing(view: Iterable[Seen], want: Want, rules: Rules, gate: Gate) -> list[int]:
@@ -184,17 +272,26 @@ def _missing(view: Iterable[Seen], want: Want, rules: Rules, gate: Gate) -> list
     return [index for index in range(want.count) if index not in taken and index not in gate.finished]
 
 
-def _stops(live: Sequence[Seen], old: Sequence[Seen], want: Want, rules: Rules) -> tuple[Stop, ...]:
-    """Which outdated processes can leave now without going below the floor."""
+def _stops(
+    live: Sequence[Seen], old: Sequence[Seen], want: Want, rules: Rules, old_want: Want | None = None
+) -> tuple[Stop, ...]:
+    """Which outdated processes can leave now without going below the floor.
+
+    With `old_want` those that are not outdated by that either go last: they may have to serve on.
+    """
+    first = old_want or want
     # Unready ones cost nothing: they serve nobody, and their memory makes room for the right ones.
     leaving = [seen for seen in old if seen.state is not State.READY]
     serving = sorted((seen for seen in old if seen.state is State.READY), key=lambda seen: (seen.since, seen.id))
+    serving.sort(key=lambda seen: not outdated(seen, first))
     if rules.exclusive:
         spare = len(serving)
     else:
         ready = sum(seen.state is State.READY for seen in live)
-        spare = max(0, ready - max(0, want.count - rules.unavailable))
-    return tuple(Stop(seen.id, _why(seen, want)) for seen in (*leaving, *serving[:spare]))
+        spare = max(0, ready - _floor(first, rules))
+    return tuple(
+        Stop(seen.id, _why(seen, first if outdated(seen, first) else want)) for seen in (*leaving, *serving[:spare])
+    )
 
 
 def _why(seen: Seen, want: Want) -> str:

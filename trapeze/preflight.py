@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from trapeze.addresses import Unix, parse
 from trapeze.config import Resolved
 from trapeze.envfile import OURS, service_environment
@@ -16,7 +18,7 @@ from trapeze.errors import ConfigError, Problem
 from trapeze.limits import INFINITY, limit_names, rlimit_pairs
 from trapeze.problems import join
 from trapeze.resolve import split
-from trapeze.spec import ServiceSpec, SocketSpec
+from trapeze.spec import ControlSpec, ServiceSpec, SocketSpec
 
 __all__ = ["Account", "account", "examine", "find_program"]
 
@@ -47,11 +49,9 @@ def examine(resolved: Resolved, environ: Mapping[str, str] | None = None) -> lis
     """Everything that would fail on this machine, sockets first. `environ` is what services start from (os.environ)."""
     environ = os.environ if environ is None else environ
     found: list[tuple[str, _Found]] = []
-    group = resolved.config.control.group
-    if group is not None:
-        found += [("control", problem) for problem in _group("group", group)]
+    found += [("control", problem) for problem in _control(resolved.config.control, environ)]
     for name, socket in resolved.config.sockets.items():
-        found += [(join("sockets", name), problem) for problem in _socket(socket)]
+        found += [(join("sockets", name), problem) for problem in _socket(socket, environ)]
     for name, service in resolved.config.services.items():
         path = join("services", name)
         found += [(path, problem) for problem in _service(service, resolved.directory, environ)]
@@ -106,7 +106,26 @@ def _group(field: str, group: str) -> Iterator[_Found]:
         yield _Found(field, f'this user is not in group "{group}" and cannot give it away', hint)
 
 
-def _socket(spec: SocketSpec) -> Iterator[_Found]:
+def _control(spec: ControlSpec, environ: Mapping[str, str]) -> Iterator[_Found]:
+    """Whom the control socket is opened to has to get at it: `runtime` makes some directories for us alone."""
+    field = "group" if spec.group is not None else "mode"
+    if spec.group is not None:
+        yield from _group("group", spec.group)
+    elif not int(spec.mode, 8) & 0o077:
+        return
+    directory = environ.get("TRAPEZE_RUNTIME_DIR")
+    if not directory and os.geteuid() != 0:
+        reason = "does nothing here: the runtime directory of a user who is not root is private"
+        yield _Found(field, reason, "set TRAPEZE_RUNTIME_DIR to a directory that both may enter, for clients as well")
+    elif directory and os.path.isdir(directory):
+        found = os.stat(directory)
+        entered = 0o011 if spec.group is not None and found.st_gid == _gid(spec.group) else 0o001
+        if not found.st_mode & entered:
+            hint = f"chmod o+x {directory}"
+            yield _Found(field, f"does nothing here: others may not enter the runtime directory {directory}", hint)
+
+
+def _socket(spec: SocketSpec, environ: Mapping[str, str]) -> Iterator[_Found]:
     if spec.owner is not None:
         yield from _user("owner", spec.owner)
     if spec.group is not None:
@@ -119,6 +138,16 @@ def _socket(spec: SocketSpec) -> Iterator[_Found]:
             continue
         if isinstance(address, Unix):
             yield from _socket_directory(address.path)
+            yield from _not_an_instance(address.path, environ)
+
+
+def _not_an_instance(path: str, environ: Mapping[str, str]) -> Iterator[_Found]:
+    """What is called NAME.sock in a runtime directory is an instance to all clients; see `runtime`."""
+    places = {os.path.realpath(place) for place in ("/run/trapeze", environ.get("TRAPEZE_RUNTIME_DIR")) if place}
+    name, ending = os.path.splitext(os.path.basename(path))
+    if ending == ".sock" and os.path.realpath(os.path.dirname(path)) in places:
+        reason = f'unix:{path}: in that directory it would be taken for the control socket of an instance "{name}"'
+        yield _Found("bind", reason, "choose another directory")
 
 
 def _socket_directory(path: str) -> Iterator[_Found]:
@@ -138,8 +167,10 @@ def _service(spec: ServiceSpec, directory: str, environ: Mapping[str, str]) -> I
         env = service_environment(spec, directory, environ)
     except ConfigError as error:
         yield from (_Found("env_file", str(problem)) for problem in error.problems)
-        env = None
-    if env is not None:
+        # The programs all the same, so that all problems show at once; of variables the files may have had any.
+        env = service_environment(replace(spec, env_file=[]), directory, environ)
+        yield from (found for found in _programs(spec, spec.cwd or directory, env) if "{env:" not in found.hint)
+    else:
         yield from _programs(spec, spec.cwd or directory, env)
     yield from _limits(spec)
     yield from _prelude(spec)
@@ -168,7 +199,7 @@ def _directories(spec: ServiceSpec, directory: str) -> Iterator[_Found]:
     if spec.venv is not None:
         yield from _venv(spec.venv)
     if spec.python is not None and not _runs(spec.python):
-        yield _Found("python", f"{spec.python}: there is no such program")
+        yield _Found("python", *_no_python(spec.python))
 
 
 def _venv(venv: str) -> Iterator[_Found]:
@@ -177,6 +208,17 @@ def _venv(venv: str) -> Iterator[_Found]:
         yield _Found("venv", f"{venv}: there is no such directory", f"python3 -m venv {venv}")
     elif not _runs(python):
         yield _Found("venv", f"{python}: there is no such program", "name the directory that has bin/python in it")
+
+
+def _no_python(python: str) -> tuple[str, str]:
+    """Reason and hint. A name without a slash was looked for on the PATH that we have been started with."""
+    if "/" not in python:
+        return f'the program "{python}" is not on the PATH', "install it, or give its whole path"
+    if os.path.isdir(python):
+        return f"{python}: is a directory, not a program", f'{python}/bin/python? or venv = "{python}"'
+    if os.path.exists(python):
+        return f"{python}: may not be executed", f"chmod +x {python}"
+    return f"{python}: there is no such program", ""
 
 
 def _programs(spec: ServiceSpec, cwd: str, env: Mapping[str, str]) -> Iterator[_Found]:

@@ -70,6 +70,8 @@ class Process:
         """What it has written on stderr since it was asked for its stacks; None if it was not."""
         self.asked = False
         """The planner asked it to leave."""
+        self.imports = ""
+        """What it imports for others, and is ready once it has."""
         self.speaks = False
         """It is a worker of ours, that says when it has taken note of its stop signal."""
         self.heard_stop = False
@@ -186,14 +188,23 @@ class Process:
             self.stacks.append(text)
 
     def condemn(self, now: float, why: str) -> None:
-        """It is ready and hangs: its deadline is now."""
-        self._deadlines[State.READY] = now
+        """It hangs: the deadline of its state is now."""
+        self._deadlines[self.state] = now
         self._verdict = why
+
+    def tell_to_leave(self) -> None:
+        """It is condemned, and will be killed: if it comes round before, it takes nothing new."""
+        if self.handle is not None:
+            self.handle.send(self._timeouts.stop_signal)
+
+    def reprieve(self, now: float) -> None:
+        """It was to be killed, and has come round after all: it has the time that others have to leave."""
+        self._deadlines[State.KILLING] = now + self._timeouts.stop
 
     @property
     def expiry(self) -> Event:
         """What it is that the deadline of the present state has passed: what is ours can say where it hangs."""
-        ours = self.speaks or self.role in ("zygote", "spare")
+        ours = self.speaks or self.role in ("zygote", "spare", "heir")
         return Event.HUNG if ours and self.state is State.STARTING else Event.DEADLINE
 
     def overdue(self, now: float) -> str:
@@ -201,7 +212,7 @@ class Process:
         if self.state is State.STARTING:
             return f"not ready in {self._timeouts.start:g} s"
         if self.state is State.STOPPING:
-            return f"still there {self._timeouts.stop:g} s after the stop signal"
+            return self._verdict or f"still there {self._timeouts.stop:g} s after the stop signal"
         if self.state is State.KILLING:
             return f"still there {now - self.since:.0f} s after SIGKILL: in uninterruptible sleep?"
         return self._verdict
@@ -219,9 +230,15 @@ class Process:
         text = in_words(status)
         if self.error is not None:
             return f"{self.error[0]} ({text})"
-        if self.asked and self.recycle:
+        if self.asked and self.recycle and not (self._verdict and before is State.KILLING):
             return f"{text} (recycled: {self.recycle})"
-        if self.asked or before not in (State.STOPPING, State.KILLING) or not reason:
-            early = self.ready_at is None and not self.asked and self.role == "worker"
-            return f"{text} before it was ready" if early else text
+        if (self.asked and not self._verdict) or before not in (State.STOPPING, State.KILLING) or not reason:
+            return self._plain_epitaph(text)
         return f"{reason}, {text}"
+
+    def _plain_epitaph(self, text: str) -> str:
+        if self.ready_at is not None or self.asked:
+            return text
+        if self.imports:
+            return f"{text} while importing {self.imports}"
+        return f"{text} before it was ready" if self.role == "worker" else text

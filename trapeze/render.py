@@ -92,7 +92,9 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
         why += f"; next try in {service.next_try - now:.1f} s"
     if service.pinned_why:
         why += f"; not preloaded: {service.pinned_why}"
-    served = " ".join(filter(None, (service.interface, service.backend)))
+    if service.imported_again is not None:
+        why += f"; imported once more {ago(service.imported_again, now)} ago, from what was on the disk then"
+    served = " ".join(dict.fromkeys(filter(None, (service.interface, service.backend))))
     if served:
         why += f" ({served})"
     return (
@@ -121,11 +123,13 @@ def _standby_row(standby: StandbyStatus, service: ServiceStatus, now: float) -> 
     old = "" if standby.generation == service.generation else str(standby.generation)
     if standby.role == "spare":
         why = "imported, replaces the first worker that crashes"
+    elif standby.role == "heir":
+        why = "takes the zygote's place if that is killed"
     elif standby.generation in service.kept:
         why = "kept for rollback"
     else:
         why = "new workers are forked from it"
-    if standby.state == "STARTING":
+    if standby.state == "STARTING" and standby.role != "heir":
         why = "imports the app"
     name, since = f"  {standby.role} #{standby.id}", ago(standby.since, now)
     return (name, standby.state, "", pid, old, "", memory(standby.rss or 0), since, why)

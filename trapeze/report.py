@@ -138,6 +138,7 @@ def service_status(service: Service, since: float, clock: Clock, resident: Resid
         ],
         pinned=pinned,
         pinned_why=pinned_why,
+        imported_again=clock.wall(again) if (again := service.zygotes.again.get(service.want.generation)) else None,
         kept=list(reversed(service.past)),
         standby=[
             StandbyStatus(

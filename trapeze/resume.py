@@ -24,16 +24,17 @@ from trapeze.ear import Ear
 from trapeze.events import Clock
 from trapeze.keeper import Keeper
 from trapeze.lifecycle import State
+from trapeze.orders import found_in
 from trapeze.process import Process
 from trapeze.readiness import After, parse_ready
 from trapeze.runtime import Claim
 from trapeze.scoreboard import Scoreboard
 from trapeze.service import Service
+from trapeze.socketfile import SocketFile
 from trapeze.sockets import ListenSocket
 from trapeze.spec import SocketSpec
 from trapeze.supervisor import Supervisor
 from trapeze.takeover import become
-from trapeze.unixsockets import SocketFile
 
 __all__ = ["claim_of", "give_up", "go_back", "go_on", "read_from", "restore", "sockets_of", "supervisor_of"]
 
@@ -66,7 +67,7 @@ def give_up(document: Document, claimed: Claim) -> None:
     claimed.release()
     for kept in document.sockets:
         if kept.path:
-            SocketFile(kept.path, kept.inode).unlink()
+            SocketFile(kept.path, kept.inode, kept.private).unlink()
 
 
 def claim_of(document: Document) -> Claim:
@@ -77,14 +78,28 @@ def claim_of(document: Document) -> Claim:
 
 def sockets_of(document: Document) -> dict[int, ListenSocket]:
     """The listening sockets, by descriptor."""
-    return {kept.fd: _socket(kept) for kept in document.sockets}
+    files: dict[tuple[int, int], SocketFile] = {}
+    return {kept.fd: _socket(kept, files) for kept in document.sockets}
 
 
-def _socket(kept: KeptSocket) -> ListenSocket:
-    file = SocketFile(kept.path, kept.inode) if kept.path else None
-    spec = carry.spec_of(SocketSpec, kept.spec)
-    sock = socket.socket(fileno=kept.fd)
-    return ListenSocket(kept.name, kept.address, sock, spec, file, borrowed=kept.borrowed, reserved=kept.reserved)
+def _socket(kept: KeptSocket, files: dict[tuple[int, int], SocketFile] | None = None) -> ListenSocket:
+    """`files` are those that several sockets have in common, by their inode."""
+    files = {} if files is None else files
+    file = None
+    if kept.path and kept.inode in files:
+        file = files[kept.inode].share()
+    elif kept.path:
+        file = files[kept.inode] = SocketFile(kept.path, kept.inode, kept.private)
+    return ListenSocket(
+        kept.name,
+        kept.address,
+        socket.socket(fileno=kept.fd),
+        carry.spec_of(SocketSpec, kept.spec),
+        file,
+        borrowed=kept.borrowed,
+        reserved=kept.reserved,
+        pending=kept.pending,
+    )
 
 
 def supervisor_of(
@@ -140,10 +155,13 @@ def _service(kept: KeptService, supervisor: Supervisor, sockets: Mapping[int, Li
     service.generations = made
     for field in ("want", "good", "past", "waiting_for", "steps_done", "facts", "begun", "top"):
         setattr(service, field, getattr(kept, field))
-    for field in ("history", "restarts", "finished", "failure", "output"):
+    service.trial.unbroken = kept.unbroken
+    service.orders.given = kept.orders or found_in(kept.want, service.current)
+    for field in ("history", "standing", "restarts", "finished", "failure", "output"):
         setattr(service.ledger, field, getattr(kept, field))
     service.zygotes.reasons = kept.reasons
     service.zygotes._history = kept.imports
+    service.zygotes.imported, service.zygotes.again = kept.imported, kept.again
     if kept.board >= 0:
         service.vigil.board = Scoreboard(kept.board, set(kept.slots))
     for each in kept.processes:
@@ -153,7 +171,7 @@ def _service(kept: KeptService, supervisor: Supervisor, sockets: Mapping[int, Li
 
 _SAME = (
     *("state", "born", "since", "why", "pid", "ready_at", "said", "retire", "wish", "recycle", "slot", "stacks"),
-    *("asked", "speaks", "heard_stop", "error", "overran"),
+    *("asked", "speaks", "heard_stop", "error", "overran", "imports"),
 )
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from trapeze.errors import AlreadyRunning, BindError, ConfigError, Problem
+from trapeze.socketfile import locked
 from trapeze.spec import ControlSpec
 
 __all__ = [
@@ -137,7 +137,7 @@ def claim(name: str, spec: ControlSpec, *, environ: Mapping[str, str] | None = N
         )
     try:
         _make_directory(place, open_to_others=bool(mode & 0o077))
-        with _locked(os.path.join(place.path, name + ".lock")):
+        with locked(os.path.join(place.path, name + ".lock")):
             _refuse_live(name, path)
             return Claim(name, path, _bind(temporary, path, mode, group))
     except OSError as error:
@@ -249,24 +249,6 @@ def _make_directory(place: Directory, *, open_to_others: bool) -> None:
             f"the runtime directory {place.path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o})",
             hint=f"chmod go-w {place.path}",
         )
-
-
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold the lock file while looking and binding; it is removed by its holder, so that none is left."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        # While we waited its holder removed it: then ours is the lock of a file that is gone.
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(fd).st_ino:
-                break
-        os.close(fd)
-    try:
-        yield
-    finally:
-        os.unlink(path)
-        os.close(fd)
 
 
 def _group_id(group: str | None) -> int:

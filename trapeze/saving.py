@@ -107,8 +107,10 @@ def _socket(held: ListenSocket) -> KeptSocket:
         spec=_tree(held.spec),
         path=held.file.path if held.file is not None else "",
         inode=held.file.inode if held.file is not None else (-1, -1),
+        private=held.file.private if held.file is not None else "",
         borrowed=held.borrowed,
         reserved=held.reserved,
+        pending=held.pending,
     )
 
 
@@ -133,13 +135,18 @@ def _service(service: Service) -> KeptService:
         facts=service.facts,
         begun=service.begun,
         top=service.top,
+        orders=dict(service.orders.given),
+        unbroken=service.trial.unbroken,
         history=ledger.history,
+        standing=ledger.standing,
         restarts=ledger.restarts,
         finished=dict(ledger.finished),
         failure=ledger.failure,
         output=list(ledger.output),
         reasons=dict(zygotes.reasons),
         imports=zygotes._history,
+        imported=set(zygotes.imported),
+        again=dict(zygotes.again),
         board=board.fd if board is not None else -1,
         slots=sorted(board.taken) if board is not None else [],
     )
@@ -159,12 +166,14 @@ def _generation(made: Generation, serving: bool) -> KeptGeneration:
         uid=made.uid,
         gid=made.gid,
         groups=list(made.groups) if made.groups is not None else None,
+        section=_tree(made.section) if made.section is not None else None,
+        listens={name: _tree(spec) for name, spec in made.listens.items()},
     )
 
 
 _SAME = (
     *("id", "index", "generation", "role", "state", "born", "since", "why", "pid", "ready_at", "said", "retire"),
-    *("wish", "recycle", "slot", "stacks", "asked", "speaks", "heard_stop", "error", "overran"),
+    *("wish", "recycle", "slot", "stacks", "asked", "speaks", "heard_stop", "error", "overran", "imports"),
 )
 """Fields of a process that are carried as they are."""
 

@@ -25,7 +25,7 @@ SLOTS = 16_384
 # as the worker writes it.
 _LAYOUT = struct.Struct("=QdQIIdd4Q22Q")
 assert _LAYOUT.size <= SLOT
-_FULL, _KNOWS_IN_FLIGHT = 1, 2
+_FULL, _KNOWS_IN_FLIGHT, _LOOP = 1, 2, 4
 
 
 class Reading(Struct, frozen=True, kw_only=True):
@@ -47,6 +47,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     """Responses 1xx and 2xx, 3xx, 4xx, 5xx."""
     times: tuple[int, ...]
     """Responses by time: the k-th number is of those that took less than 2 ** (k - 15) s, the last of all others."""
+    loop: bool = False
+    """All requests share the loop that beats: none can hang while it does."""
 
 
 class Scoreboard:
@@ -106,6 +108,7 @@ class Scoreboard:
             gap=gap,
             classes=tuple(rest[:4]),
             times=tuple(rest[4:]),
+            loop=bool(flags & _LOOP),
         )
 
     def close(self) -> None:

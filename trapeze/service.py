@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from trapeze import notify, restart
+from trapeze import notify
 from trapeze.ear import Ear
 from trapeze.gate import gate
 from trapeze.generation import Generation
@@ -19,8 +19,10 @@ from trapeze.host import Host
 from trapeze.lastout import LastOut
 from trapeze.ledger import Ledger
 from trapeze.lifecycle import Event, Outcome, State
+from trapeze.orders import Orders
 from trapeze.planner import Plan, Prepare, Rules, Spawn, Stop, Want, outdated, plan, settled
 from trapeze.process import Process
+from trapeze.trial import Trial
 from trapeze.vigil import Vigil
 from trapeze.zygotes import IMPORTS, Zygotes
 
@@ -35,7 +37,8 @@ class Service:
         self.host = host
         spec = generation.spec
         self.generations: dict[int, Generation] = {generation.number: generation}
-        self.want = Want(spec.workers, generation.number, spec.enabled)
+        self.orders = Orders()
+        self.want: Want = self.orders.want(generation)
         self.good: int | None = None
         """The last generation that settled: what a failed one falls back to."""
         self.past: list[int] = []
@@ -43,6 +46,7 @@ class Service:
         self.processes: dict[int, Process] = {}
         self.zygotes = Zygotes(self)
         self.vigil = Vigil(self)
+        self.trial = Trial(self)
         self.last_out = LastOut(self)
         self.ledger = Ledger()
         self.waiting_for: tuple[str, ...] = (spec.after and tuple(spec.after)) or ()
@@ -66,37 +70,46 @@ class Service:
 
     def adopt(self, generation: Generation) -> None:
         """Want another generation (a reload)."""
-        before = self.current.spec
-        after = generation.spec
-        # A scale done at run time stays, unless the file's own value is another now.
-        count = after.workers if after.workers != before.workers else self.want.count
-        enabled = after.enabled if after.enabled != before.enabled else self.want.enabled
-        self.generations[generation.number] = generation
         self.top = generation.number
-        self.want = Want(count, generation.number, enabled)
-        self._begin_anew()
+        self._go_over(generation)
 
     def rollback(self, generation: Generation) -> None:
         """Want an earlier generation again, one of `past` or the last good one."""
+        self._go_over(generation)
+
+    def _go_over(self, generation: Generation) -> None:
+        self.orders.hand_on(self.current, generation)
         self.generations[generation.number] = generation
-        self.want = replace(self.want, generation=generation.number)
+        self.want = self.orders.want(generation)
         self._begin_anew()
 
     def scale(self, count: int) -> None:
         """Want `count` processes."""
-        self.want = replace(self.want, count=count)
+        self.orders.scale(count, self._in_question)
+        self.want = self.orders.want(self.current)
         self.host.touched(self)
+
+    @property
+    def _in_question(self) -> set[int]:
+        """The generations that an order is for: in the middle of a reload nobody knows which one will serve."""
+        return {self.want.generation} | ({self.good} if self.good is not None else set())
 
     def enable(self) -> None:
         """Want it to run."""
         if not self.want.enabled:
-            self.want = replace(self.want, enabled=True)
+            self.trial.renew()
+            self._switch(True)
         self._begin_anew()
 
     def disable(self) -> None:
         """Want it to stop."""
-        self.want = replace(self.want, enabled=False)
+        self._switch(False)
+        self.trial.unbroken = False
         self.host.touched(self)
+
+    def _switch(self, enabled: bool) -> None:
+        self.orders.switch(enabled, self._in_question)
+        self.want = self.orders.want(self.current)
 
     def restart(self, process: int | None = None) -> None:
         """Want its processes (or one) replaced by new ones of the same generation."""
@@ -130,7 +143,11 @@ class Service:
     def became_ready(self, process: Process, why: str = "ready") -> None:
         """It said, or its probe found, that it serves."""
         if process.id in self.processes and process.state is State.STARTING:
-            self._apply(process, Event.READY, why)
+            if error := self.trial.take_sockets(process):
+                process.error = (str(error), "", error.hint)
+                self._apply(process, Event.STOP, str(error))
+            else:
+                self._apply(process, Event.READY, why)
             self.host.touched(self)
 
     def heard(self, process: Process, message: notify.Message) -> None:
@@ -163,7 +180,7 @@ class Service:
         if process.role == "pre_start" and judged is Outcome.DONE:
             self.steps_done += process.generation == self.want.generation
         elif process.role not in IMPORTS or self.zygotes.ended(process, now):
-            self._account(process, status, now)
+            self.trial.account(process, status, now)
         self.host.ended(self, process)
         del self.processes[process.id]
         self.vigil.left(process)
@@ -183,30 +200,6 @@ class Service:
         elif process.id in self.processes:
             self.exited(process, 0)
 
-    def _account(self, process: Process, status: int, now: float) -> None:
-        """Let the end of a process count; a generation that is beyond hope gives way to the last good one."""
-        policy = self.generations[process.generation].spec.restarts
-        current = process.generation == self.want.generation
-        final = process.role == "pre_start" or self._is_verdict(process)
-        others = self._current_workers() if self.good == self.want.generation else ()
-        self.ledger.enter(
-            process, status, now, policy, self.host.jitter(), current=current, final=final, siblings=others
-        )
-        if self.ledger.history.exhausted and self.good not in (None, self.want.generation):
-            assert self.good is not None
-            failed = self.want.generation
-            self.want = replace(self.want, generation=self.good)
-            self.ledger.history = restart.FRESH
-            self.steps_done = len(self.current.steps)
-            self.host.rolled_back(self, failed, self.ledger.failure)
-
-    def _is_verdict(self, process: Process) -> bool:
-        """New code that says why it cannot start, or hangs, will do the same in a minute: the deploy has failed."""
-        if self.good in (None, process.generation) or process.outcome is not Outcome.START_FAILED:
-            return False
-        proved = any(p.ready_at is not None for p in self.workers() if p.generation == process.generation)
-        return not proved and (process.role == "zygote" or process.error is not None or process.overran is not None)
-
     # ---- from one to the other ----
 
     @property
@@ -219,8 +212,9 @@ class Service:
         """Its processes, without the pre_start commands."""
         return [process for process in self.processes.values() if process.role == "worker"]
 
-    def _current_workers(self) -> list[Process]:
-        return [process for process in self.workers() if process.generation == self.want.generation]
+    def workers_of(self, generation: int) -> list[Process]:
+        """Those of one generation."""
+        return [process for process in self.workers() if process.generation == generation]
 
     def plan(self) -> Plan:
         """What the planner says now."""
@@ -234,14 +228,14 @@ class Service:
         self.vigil.look(now)
         for process in [p for p in self.processes.values() if p.deadline is not None and p.deadline <= now]:
             self._apply(process, process.expiry, process.overdue(now))
-        self.ledger.forgive(self._current_workers(), now, self.current.spec.restarts)
+        self.ledger.forgive(self.workers_of(self.want.generation), now, self.current.spec.restarts)
         self._stop_unwanted()
         while (todo := self.plan()).actions:
             for action in todo.actions:
                 if isinstance(action, Stop):
                     self._stop(action, todo)
                 elif isinstance(action, Spawn):
-                    self._spawn(action.index)
+                    self._spawn(action.index, generation=action.generation)
                 else:
                     assert isinstance(action, Prepare)
                     self._prepare()
@@ -272,17 +266,17 @@ class Service:
         else:
             self._spawn(0, role="zygote")
 
-    def _spawn(self, index: int, *, role: str = "worker") -> None:
-        generation = self.current
-        timeouts = generation.step_timeouts if role == "pre_start" else generation.timeouts
+    def _spawn(self, index: int, *, role: str = "worker", generation: int | None = None) -> None:
+        made = self.current if generation is None else self.generations[generation]
+        timeouts = made.step_timeouts if role == "pre_start" else made.timeouts
         now = self.host.now()
-        process = Process(self.host.next_id(), index, generation.number, timeouts, now, role=role)
+        process = Process(self.host.next_id(), index, made.number, timeouts, now, role=role)
         self.processes[process.id] = process
         worker = role == "worker"
         if worker and self.begun is None:
             self.begun = now
         try:
-            process.handle = self.zygotes.make(process, generation, Ear(self, process))
+            process.handle = self.zygotes.make(process, made, Ear(self, process))
         except OSError as error:
             text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
             self._spawn_failed(process, f"cannot start: {text}", now)
@@ -290,8 +284,9 @@ class Service:
         if process.handle.pid:  # a zygote tells it later
             process.pid = process.handle.pid
             self.host.changed(self, process, None)
-        spec = generation.spec
+        spec = made.spec
         process.speaks = worker and spec.app is not None
+        process.imports = (spec.app or "").partition(":")[0] if role in IMPORTS else ""
         if worker and spec.app is None:
             if spec.ready is None:
                 self.became_ready(process, "runs")
@@ -302,7 +297,8 @@ class Service:
         process.error = (reason, "", "")
         process.outcome = Outcome.START_FAILED
         self._apply(process, Event.SPAWN_FAILED, process.error[0])
-        self._account(process, 127, now)
+        if process.role != "heir" or self.zygotes.ended(process, now):  # that one is no import: nobody has failed
+            self.trial.account(process, 127, now)
         self.host.ended(self, process)
         del self.processes[process.id]
         self.vigil.left(process)
@@ -316,9 +312,11 @@ class Service:
         if self.is_settled() and self.want.enabled and self._is_proved():
             self.past = self.zygotes.kept(self.past, self.good, self.want.generation)
             self.good = self.want.generation
+            self.trial.unbroken = True
             self.ledger.whole()
         used = {process.generation for process in self.processes.values()} | {self.want.generation, self.good}
         self.generations = {number: made for number, made in self.generations.items() if number in used}
+        self.orders.forget(used)
 
     def _is_proved(self) -> bool:
         """A task is good when it has ended well, everything else when it is ready."""
@@ -335,7 +333,9 @@ class Service:
     def _next_wake(self, todo: Plan, now: float) -> float | None:
         times = [process.deadline for process in self.processes.values()]
         times += [todo.wake_at, self.zygotes.due(now), self.vigil.due, self.last_out.attend(now)]
-        times.append(self.ledger.forgiveness_due(self._current_workers(), now, self.current.spec.restarts))
+        times.append(
+            self.ledger.forgiveness_due(self.workers_of(self.want.generation), now, self.current.spec.restarts)
+        )
         return min((at for at in times if at is not None), default=None)
 
     @property

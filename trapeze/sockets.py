@@ -1,4 +1,4 @@
-"""Listening sockets: bind, adopt, hand on, clean up. They are bound before anything starts and outlive generations."""
+"""Listening sockets: bind, adopt, take over. They are bound before anything starts and outlive generations."""
 
 from __future__ import annotations
 
@@ -9,136 +9,18 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 
-from trapeze import doorstep, tcpsockets
+from trapeze import tcpsockets
 from trapeze.addresses import Abstract, Address, Inherited, Systemd, Tcp, Unix, parse, problems
 from trapeze.errors import BindError
 from trapeze.holders import cannot_listen
+from trapeze.listensocket import ListenSocket
 from trapeze.spec import SocketSpec
-from trapeze.unixsockets import SocketFile, listen_abstract, listen_unix
+from trapeze.unixsockets import as_made, listen_abstract, listen_unix
 
 __all__ = ["ListenSocket", "open_sockets", "parse", "systemd_sockets"]
 
 FIRST_FD = 3
 """Where systemd's descriptors begin (SD_LISTEN_FDS_START)."""
-
-
-class ListenSocket:
-    """One socket that is listened on. Its file description is shared with every worker that inherits it."""
-
-    __slots__ = ("address", "borrowed", "fd", "file", "name", "reserved", "sock", "spec")
-
-    def __init__(
-        self,
-        name: str,
-        address: str,
-        sock: socket.socket,
-        spec: SocketSpec,
-        file: SocketFile | None = None,
-        *,
-        borrowed: bool = False,
-        reserved: bool = False,
-    ) -> None:
-        """Wrap a socket that listens; `file` is the one we made for it, which is ours to remove."""
-        self.name = name
-        self.address = address
-        """As text, with the real port; `parse` reads it again, except where the socket was adopted."""
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.spec = spec
-        self.file = file
-        self.borrowed = borrowed
-        """It was passed to us (fd://, systemd:): another process holds it too, and goes on when we have gone."""
-        self.reserved = reserved
-        """It only keeps the address (`reuse_port`), and nobody accepts on it: each worker gets one of its own."""
-
-    def __repr__(self) -> str:
-        return f"<ListenSocket {self.name} {self.address} fd {self.fd}>"
-
-    @property
-    def backlog(self) -> int:
-        """Length of the listen queue; hand it to every server, since the last one to call listen() wins."""
-        return self.spec.backlog
-
-    @property
-    def intact(self) -> bool:
-        """Do clients still find it? False when somebody has removed or replaced our Unix socket file."""
-        return self.file is None or self.file.intact
-
-    def assert_nonblocking(self) -> bool:
-        """Set O_NONBLOCK again if a server that shares the file description has cleared it; return whether it had."""
-        if not os.get_blocking(self.fd):
-            return False
-        os.set_blocking(self.fd, False)
-        return True
-
-    @property
-    def identity(self) -> int:
-        """What it has in common with its duplicates: they are one socket with one queue."""
-        return os.fstat(self.fd).st_ino
-
-    @property
-    def doors_closed(self) -> bool:
-        """Is nobody let in any more?"""
-        if self.sock.fileno() < 0:
-            return True
-        if self.sock.family == socket.AF_UNIX:
-            return not self.intact
-        return doorstep.turns_away(self.sock)
-
-    def close_doors(self) -> bool:
-        """Let no new connection come; those that wait stay, and can be accepted. Return whether that could be done.
-
-        Not with a borrowed socket: who lent it to us goes on listening, and what waits in the queue waits for the next
-        who accepts. And not with an abstract Unix socket, which has no file that could be hidden.
-        """
-        if self.borrowed or self.sock.fileno() < 0:
-            return False
-        if self.file is not None:
-            self.file.hide()
-        elif self.sock.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                doorstep.turn_away(self.sock)
-        return self.doors_closed
-
-    def open_doors(self) -> None:
-        """Let connections come again. Nothing happens where the doors are open.
-
-        Raises:
-            BindError: something else has taken the path of our Unix socket meanwhile.
-        """
-        if self.file is not None:
-            self.file.show()
-        elif self.sock.family != socket.AF_UNIX and not self.borrowed:
-            doorstep.admit(self.sock)
-
-    @property
-    def waiting(self) -> bool:
-        """Does a connection wait in its queue?"""
-        return doorstep.waiting(self.sock)
-
-    def beside(self, *, listening: bool) -> ListenSocket:
-        """For one that is reserved: another on its address, for one worker.
-
-        Args:
-            listening: from now on; else it is for the worker to say when.
-
-        Raises:
-            OSError: it cannot be made.
-        """
-        sock = tcpsockets.beside(self.sock, dual_stack=self.spec.dual_stack)
-        if listening:
-            sock.listen(self.spec.backlog)
-        return ListenSocket(self.name, self.address, sock, self.spec)
-
-    def unlink(self) -> None:
-        """Remove our Unix socket file, if it is still ours, so that no new client comes. Safe to call twice."""
-        if self.file is not None:
-            self.file.unlink()
-
-    def close(self) -> None:
-        """Remove our Unix socket file if it is still ours, and close. Safe to call twice."""
-        self.unlink()
-        self.sock.close()
 
 
 def systemd_sockets(environ: Mapping[str, str], pid: int) -> dict[str, list[int]]:
@@ -164,6 +46,7 @@ def open_sockets(
     systemd: Mapping[str, Sequence[int]],
     replaces: Sequence[ListenSocket] = (),
     keep: Sequence[ListenSocket] = (),
+    later: bool = False,
 ) -> list[ListenSocket]:
     """Open every address of a section: non-blocking, close-on-exec, listening (or reserved, with `reuse_port`).
 
@@ -172,8 +55,9 @@ def open_sockets(
         spec: the section.
         systemd: what `systemd_sockets` found.
         replaces: sockets of ours whose address may be taken over although they are alive (a mode or a name that
-            changed): a new Unix socket gets the path, a TCP port stays the same socket under another descriptor.
+            changed): it stays the same socket under another descriptor.
         keep: sockets of ours that are returned as they are if the section has their address.
+        later: no Unix path is taken, and no file gets other permissions, before `take` is called.
 
     Raises:
         BindError: one of them cannot be had; those that were opened before it are closed again.
@@ -189,7 +73,7 @@ def open_sockets(
             if str(address) in kept:
                 opened.append(kept[str(address)])
             else:
-                _open(name, spec, address, systemd, replaces, opened)
+                _open(name, spec, address, systemd, replaces, opened, later)
     except BaseException:
         for each in opened:
             if each not in keep:
@@ -205,14 +89,15 @@ def _open(
     systemd: Mapping[str, Sequence[int]],
     replaces: Sequence[ListenSocket],
     opened: list[ListenSocket],
+    later: bool,
 ) -> None:
     match address:
         case Tcp():
             opened.append(_open_tcp(name, spec, address, replaces))
         case Unix():
-            ours = {each.file.inode for each in replaces if each.file is not None}
-            sock, file = listen_unix(address, spec, ours)
-            opened.append(ListenSocket(name, f"unix:{file.path}", sock, spec, file))
+            opened.append(_open_unix(name, spec, address, replaces, later))
+            if not later:
+                opened[-1].take()
         case Abstract():
             held = _again(_abstract_name(address), spec, replaces)
             if held is not None:
@@ -220,7 +105,7 @@ def _open(
             else:
                 opened.append(ListenSocket(name, str(address), listen_abstract(address, spec.backlog), spec))
         case Inherited():
-            opened.append(_adopt(name, spec, address, address.fd))
+            opened.append(_adopt(name, spec, address, address.fd, replaces))
         case Systemd():
             if address.name not in systemd:
                 passed = ", ".join(sorted(systemd)) or "none"
@@ -229,7 +114,19 @@ def _open(
                     hint="set FileDescriptorName= in the .socket unit and start trapeze by the service it belongs to",
                 )
             for fd in systemd[address.name]:
-                opened.append(_adopt(name, spec, address, fd))
+                opened.append(_adopt(name, spec, address, fd, replaces))
+
+
+def _open_unix(
+    name: str, spec: SocketSpec, address: Unix, replaces: Sequence[ListenSocket], later: bool
+) -> ListenSocket:
+    path = os.path.abspath(address.path)
+    for each in replaces:
+        if each.file is not None and each.file.path == path and each.file.intact:
+            as_made(address, spec)  # what cannot be had is said now
+            return ListenSocket(name, f"unix:{path}", each.sock.dup(), spec, each.file.share(), pending=True)
+    sock, file = listen_unix(address, spec, later=later)
+    return ListenSocket(name, f"unix:{file.path}", sock, spec, file, pending=later)
 
 
 def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) -> tuple[socket.socket, bool] | None:
@@ -244,7 +141,7 @@ def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) ->
                 raise BindError(reason, hint="restart the supervisor, or take another address")
             sock = each.sock.dup()
             if not each.reserved:
-                _prepare(sock, spec)
+                _prepare(sock, spec, again=True)
             return sock, each.borrowed
     return None
 
@@ -274,9 +171,13 @@ def _open_tcp(name: str, spec: SocketSpec, address: Tcp, replaces: Sequence[List
     return ListenSocket(name, _text_of(sock), sock, spec, reserved=spec.reuse_port)
 
 
-def _prepare(sock: socket.socket, spec: SocketSpec) -> None:
-    """Make it listen as every holder expects it: these flags are shared by all processes that inherit it."""
-    sock.setblocking(False)
+def _prepare(sock: socket.socket, spec: SocketSpec, *, again: bool = False) -> None:
+    """Make it listen as every holder expects it: these flags are shared by all processes that inherit it.
+
+    `again`: it is in use already. Then O_NONBLOCK stays as it is: a command may have cleared it, and waits in accept().
+    """
+    if not again:
+        sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         # Accepted sockets inherit it; asyncio and uvloop set it by themselves only in some cases.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -296,7 +197,9 @@ def _text_of(sock: socket.socket) -> str:
     return str(Tcp(host, name[1], sock.family == socket.AF_INET6))
 
 
-def _adopt(name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int) -> ListenSocket:
+def _adopt(
+    name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int, replaces: Sequence[ListenSocket]
+) -> ListenSocket:
     """Take over a descriptor. A duplicate is kept: the number that was given may be closed by whoever gave it."""
     which = f"{address} (descriptor {fd})" if isinstance(address, Systemd) else str(address)
     try:
@@ -308,7 +211,8 @@ def _adopt(name: str, spec: SocketSpec, address: Inherited | Systemd, fd: int) -
         raise cannot_listen(which, error, hint=hint if error.errno == errno.EBADF else "") from None
     try:
         _check_adopted(sock, which)
-        _prepare(sock, spec)
+        inode = os.fstat(fd).st_ino
+        _prepare(sock, spec, again=any(each.identity == inode for each in replaces if each.sock.fileno() >= 0))
         os.set_inheritable(fd, False)
         return ListenSocket(name, _text_of(sock), sock, spec, borrowed=True)
     except OSError as error:

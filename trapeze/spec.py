@@ -105,11 +105,12 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     # the web side
     interface: Annotated[
-        Literal["auto", "wsgi", "asgi"], Meta(description="What the app speaks; auto looks at the object.")
+        Literal["auto", "wsgi", "asgi", "aiohttp", "tornado"],
+        Meta(description="What the app speaks, or whose app it is; auto looks at the object."),
     ] = "auto"
     factory: Annotated[bool, Meta(description="`app` names a function that is called to make the app.")] = False
     backend: Annotated[
-        str, Meta(description="Server that runs the app; auto is gunicorn for WSGI and uvicorn for ASGI.")
+        str, Meta(description="Server that runs the app; auto: gunicorn for WSGI, uvicorn for ASGI, aiohttp, tornado.")
     ] = "auto"
     socket: Annotated[
         str | list[str] | None,

@@ -57,7 +57,8 @@ class StandbyStatus(Struct, frozen=True, kw_only=True):
 
     id: int
     role: str
-    """"zygote": workers are forked from it; "spare": it replaces the first worker that crashes."""
+    """"zygote": workers are forked from it; "spare": it replaces the first worker that crashes; "heir": it takes
+    the zygote's place if that is killed."""
     pid: int | None
     generation: int
     state: str
@@ -93,6 +94,9 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     """New workers are forked from the code that was imported for this generation, whatever lies on the disk now."""
     pinned_why: str = ""
     """Why it is not pinned; "" for what has no app."""
+    imported_again: float | None = None
+    """When the app was imported for this generation once more, in seconds since the epoch: its zygote and the heir had
+    both ended, or the service was stopped. What was on the disk then need not be what was deployed."""
     kept: list[int] = []
     """Earlier generations that `rollback` can go back to, the next one first."""
     processes: list[ProcessStatus] = []

@@ -10,11 +10,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from msgspec.structs import replace
-
 from trapeze import report
+from trapeze.back import give_back, roll_back
 from trapeze.config import Resolved
-from trapeze.errors import NothingKept, TrapezeError, UnknownName
+from trapeze.errors import TrapezeError, UnknownName
 from trapeze.events import Clock
 from trapeze.generation import Generation
 from trapeze.machine import Machine
@@ -25,6 +24,7 @@ from trapeze.service import Service
 from trapeze.sockets import ListenSocket
 from trapeze.status import Snapshot, SocketStatus, Ticket, Transition
 from trapeze.swap import Swap
+from trapeze.sweep import sweep
 from trapeze.watching import Watch
 
 __all__ = ["Progress", "Supervisor"]
@@ -55,6 +55,7 @@ class Supervisor:
         self.journal = Journal()
         self.machine = Machine(clock, self.journal, fail_fast=fail_fast, sweep=self._sweep)
         self.machine.chronicle.suggests = resolved.origins.get("services.web.app") == "argument APP"
+        self.machine.give_back = lambda service, failed: give_back(self, service, failed)
         self.image, self.image_since = 1, clock.now()
         """How many programs this process has been (see `upgrade`), and since when it is this one (monotonic)."""
         self.upgrade: Upgrader | None = None
@@ -77,8 +78,10 @@ class Supervisor:
 
     def begin(self) -> None:
         """Create the services of the configuration and let them start."""
-        for name in self.resolved.config.services:
+        for name, spec in self.resolved.config.services.items():
             self.add(name)
+            if spec.enabled:
+                self.machine.first.add(name)
         self.machine.react()
         self.watch()
 
@@ -122,6 +125,7 @@ class Supervisor:
             spec,
             self.sockets,
             self.resolved.directory,
+            listens=self.resolved.config.sockets,
             terminal=self.terminal and spec.app is not None,
             nofile=self.nofile,
         )
@@ -133,18 +137,7 @@ class Supervisor:
         self.open.update(held for group in sockets.values() for held in group)
 
     def _sweep(self) -> None:
-        """Close listening sockets that no configuration and no generation refers to."""
-        used = {held for group in self.sockets.values() for held in group}
-        for service in self.services.values():
-            for generation in service.retained():
-                used.update(generation.sockets)
-        for unused in self.open - used:
-            unused.close()
-            self.open.discard(unused)
-        for held in self.open:
-            # The flag belongs to all who share the socket: one program that clears it would freeze the others.
-            if held.assert_nonblocking():
-                self.machine.chronicle.note(f"socket {held.name}: O_NONBLOCK was cleared by a worker; set again")
+        sweep(self.open, self.sockets.values(), self.services.values(), self.machine.chronicle.note)
 
     def close(self) -> None:
         """Close every listening socket: the last thing that happens."""
@@ -226,17 +219,7 @@ class Supervisor:
             NothingKept: no earlier generation is there.
         """
         service = self._named([name])[0]
-        target = service.predecessor
-        if target is None:
-            why, hint = report.why_nothing_kept(service)
-            raise NothingKept(f"{name}: no earlier generation is kept: {why}", hint=hint)
-        generation = service.generations[target]
-        missing = [socket for socket in generation.spec.sockets if socket not in self.sockets]
-        if missing:
-            raise NothingKept(f"{name}: generation {target} accepted on socket {missing[0]!r}, which is gone")
-        # On the sockets of today: the addresses it knew may have been given up.
-        sockets = [held for wanted in generation.spec.sockets for held in self.sockets[wanted]]
-        service.rollback(replace(generation, sockets=sockets))
+        target = roll_back(self, service)
         return self._ticket("rollback", [service], who, f" to generation {target}")
 
     def restart(self, names: Sequence[str] | None, who: str, process: int | None = None) -> Ticket:
@@ -296,8 +279,8 @@ class Supervisor:
         try:
             return service.processes[id]
         except KeyError:
-            known = ", ".join(str(known) for known in service.processes)
-            raise UnknownName(f"{service.name} has no process {id}", hint=f"processes: {known}") from None
+            known = ", ".join(f"#{worker.id} [{worker.index}]" for worker in service.workers()) or "none"
+            raise UnknownName(f"{service.name} has no process #{id}", hint=f"processes: {known}") from None
 
     # ---- what readers get ----
 

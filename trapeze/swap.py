@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from trapeze.config import Resolved, diff
-from trapeze.errors import ConfigError, Problem, UnknownName
+from trapeze.errors import BindError, ConfigError, Problem, UnknownName
 from trapeze.generation import Generation
 from trapeze.limits import parse_signal
 from trapeze.machine import Machine
@@ -42,6 +42,9 @@ class Running(Protocol):
 
     def make_generation(self, name: str, number: int) -> Generation:
         """A generation of a service, from the present configuration."""
+
+    def watch(self) -> None:
+        """Have a file watch for each service that wants one, and for no other."""
 
     def hold(self, resolved: Resolved, sockets: Mapping[str, Sequence[ListenSocket]]) -> None:
         """Go by another configuration."""
@@ -73,22 +76,22 @@ class Swap:
         Raises:
             ConfigError, BindError, UnknownName: nothing has changed.
         """
-        resolved = load()
-        if names:
-            resolved = _only(resolved, supervisor.resolved, names)
+        loaded = load()
+        resolved = _only(loaded, supervisor.resolved, names) if names else loaded
         problems = examine(resolved)
         if not problems:
             problems = await backend_problems(supervisor.machine.spawn, resolved, names)
         if problems:
             raise ConfigError(problems)
+        if names:  # meanwhile another reload may have failed, and given back what it had brought
+            resolved = _only(loaded, supervisor.resolved, names)
         _refuse_fixed(supervisor.resolved, resolved)
         changes = diff(supervisor.resolved.config, resolved.config)
         rolling = _rolling(supervisor, resolved, names, {*changes.changed, *_moved(resolved, changes.sockets_changed)})
         fresh: dict[str, Sequence[ListenSocket]] = {}
         kept = {name: held for name, held in supervisor.sockets.items() if name in resolved.config.sockets}
         try:
-            # Those that take over a path of ours come last: undone, they would take the path with them.
-            for name in sorted((*changes.sockets_added, *changes.sockets_changed), key=_replaces(supervisor, resolved)):
+            for name in (*changes.sockets_added, *changes.sockets_changed):
                 fresh[name] = _opened(supervisor, resolved, name)
         except BaseException:
             _close_fresh(supervisor, fresh)
@@ -103,6 +106,7 @@ class Swap:
         """Want the new configuration. Return the services that were touched."""
         self._signal_unchanged()
         supervisor, resolved = self._supervisor, self._resolved
+        supervisor.machine.first.clear()  # what is new and broken must not end what serves
         changes = diff(supervisor.resolved.config, resolved.config)
         before = supervisor.resolved, supervisor.sockets
         supervisor.hold(resolved, self._sockets)
@@ -117,8 +121,18 @@ class Swap:
             supervisor.machine.remove(name)
         for name in changes.added:
             supervisor.add(name)
+        self._take_unused()
         touched = [*self._rolling, *changes.added]
         return [supervisor.services[name] for name in touched]
+
+    def _take_unused(self) -> None:
+        """Sockets on which no service accepts wait for no new code."""
+        used = {sock for service in self._supervisor.services.values() for sock in service.current.sockets}
+        for sock in (sock for group in self._sockets.values() for sock in group if sock not in used):
+            try:
+                sock.take()
+            except BindError as error:
+                self._supervisor.machine.chronicle.note(str(error), level="error")
 
     def _signal_unchanged(self) -> None:
         """Commands that reload themselves by a signal, unless they are replaced anyway."""
@@ -160,12 +174,6 @@ def _refuse_fixed(old: Resolved, new: Resolved) -> None:
         raise ConfigError(problems)
 
 
-def _replaces(supervisor: Running, resolved: Resolved) -> Callable[[str], bool]:
-    """A sort key: does the section name an address that we listen on already?"""
-    held = {socket.address for socket in supervisor.open}
-    return lambda name: not held.isdisjoint(resolved.config.sockets[name].addresses)
-
-
 def _moved(resolved: Resolved, sockets: Sequence[str]) -> set[str]:
     """Services that accept on a socket whose section changed."""
     return {name for name, spec in resolved.config.services.items() if not set(sockets).isdisjoint(spec.sockets)}
@@ -191,10 +199,11 @@ def _opened(supervisor: Running, resolved: Resolved, name: str) -> Sequence[List
     spec = resolved.config.sockets[name]
     held = list(supervisor.open)  # also those that are only still draining: going back to them is no new bind
     before = supervisor.resolved.config.sockets.get(name)
-    # With other permissions a Unix socket has to be made anew.
+    # With other permissions it is the same socket under another descriptor: nobody has them before the new code serves.
     same_but_for_addresses = before is not None and replace(before, bind="") == replace(spec, bind="")
     systemd = systemd_sockets(os.environ, os.getpid())
-    return open_sockets(name, spec, systemd=systemd, replaces=held, keep=held if same_but_for_addresses else ())
+    keep = held if same_but_for_addresses else ()
+    return open_sockets(name, spec, systemd=systemd, replaces=held, keep=keep, later=True)
 
 
 def _close_fresh(supervisor: Running, fresh: Mapping[str, Sequence[ListenSocket]]) -> None:

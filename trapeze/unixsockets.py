@@ -1,120 +1,25 @@
-"""Unix sockets: the file that stands for one, its owner and mode, and whether what is there already is alive."""
+"""Unix sockets: bound under a private name, with owner and mode, and only then moved to where clients look."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import grp
 import os
 import pwd
 import socket
 import stat
-from typing import TYPE_CHECKING
 
 from trapeze import holders
 from trapeze.addresses import SUN_PATH_MAX, Abstract, Unix
 from trapeze.errors import BindError
 from trapeze.holders import cannot_listen
+from trapeze.socketfile import Directory, SocketFile, discard, inode_of, is_stale, permit, place, set_aside
 from trapeze.spec import SocketSpec
 
-if TYPE_CHECKING:
-    from typing import Self
-
-__all__ = ["SocketFile", "listen_abstract", "listen_unix"]
+__all__ = ["as_made", "conform", "listen_abstract", "listen_unix"]
 
 DEFAULT_MODE = 0o660
 """Permissions of a Unix socket when the file says nothing: connecting needs the right to write."""
-
-
-class SocketFile:
-    """The file of a Unix socket of ours, remembered by its inode: a file of that name may be another's by now."""
-
-    __slots__ = ("_gone", "inode", "path")
-
-    def __init__(self, path: str, inode: tuple[int, int]) -> None:
-        self.path = path
-        self.inode = inode
-        self._gone = False
-
-    @property
-    def intact(self) -> bool:
-        """Is it still there, and ours?"""
-        return not self._gone and self._is_at(self.path)
-
-    @property
-    def hidden(self) -> bool:
-        """Has `hide` moved it out of sight?"""
-        return not self._gone and self._is_at(self._aside)
-
-    @property
-    def _aside(self) -> str:
-        directory, base = os.path.split(self.path)
-        return os.path.join(directory, hidden_name(base))
-
-    def _is_at(self, path: str) -> bool:
-        try:
-            return inode_of(os.lstat(path)) == self.inode
-        except OSError:
-            return False
-
-    def hide(self) -> None:
-        """Move it, if it is still ours, where no client looks for it: connecting then fails as if it were removed.
-
-        What waits in the socket's queue stays there, and `show` brings the same socket back with its owner and mode.
-        """
-        if not self._gone:
-            self._move(self.path, self._aside)
-
-    def show(self) -> None:
-        """Move it back to its path, if `hide` has moved it.
-
-        Raises:
-            BindError: something else has taken the path meanwhile.
-        """
-        if self.hidden:
-            _check_free(Unix(self.path), self.path, set())
-            self._move(self._aside, self.path)
-
-    def _move(self, old: str, new: str) -> None:
-        directory, base = os.path.split(old)
-        # A directory that is gone has no file of ours; in one that is no longer ours to write nothing can be done.
-        with contextlib.suppress(OSError), Directory(directory) as parent:
-            if inode_of(os.lstat(base, dir_fd=parent.fd)) == self.inode:
-                os.rename(base, os.path.basename(new), src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
-
-    def unlink(self) -> None:
-        """Remove it if it is still ours. Safe to call twice."""
-        if self._gone:
-            return
-        directory, base = os.path.split(self._aside if self.hidden else self.path)
-        self._gone = True
-        with contextlib.suppress(OSError), Directory(directory) as parent:
-            if inode_of(os.lstat(base, dir_fd=parent.fd)) == self.inode:
-                os.unlink(base, dir_fd=parent.fd)
-
-
-def hidden_name(base: str) -> str:
-    """The name of a socket file of that name while it is hidden."""
-    return f".{base[:64]}.closed"
-
-
-def inode_of(found: os.stat_result) -> tuple[int, int]:
-    """Return what tells one file from another."""
-    return found.st_dev, found.st_ino
-
-
-class Directory:
-    """A directory held open, so that its name is resolved once."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
 
 
 def listen_abstract(address: Abstract, backlog: int) -> socket.socket:
@@ -135,43 +40,94 @@ def listen_abstract(address: Abstract, backlog: int) -> socket.socket:
     return sock
 
 
-def listen_unix(address: Unix, spec: SocketSpec, ours: set[tuple[int, int]]) -> tuple[socket.socket, SocketFile]:
+def listen_unix(address: Unix, spec: SocketSpec, *, later: bool = False) -> tuple[socket.socket, SocketFile]:
     """Return a socket that listens on a path, and its file.
 
     Args:
         address: where; a relative path is one of the current directory.
         spec: mode, owner, group and backlog.
-        ours: inodes of live sockets that may be replaced.
+        later: it keeps its private name until it is told to appear.
 
     Raises:
         BindError: something else is there, a directory is missing, the owner is unknown...
     """
-    mode = DEFAULT_MODE if spec.mode is None else int(spec.mode, 8)
-    uid, gid = _owner(address, spec.owner), _group(address, spec.group)
     path = os.path.abspath(address.path)
-    directory, base = os.path.split(path)
+    base = os.path.basename(path)
+    rights = _rights(address, spec)
+    with _directory_of(address) as parent:
+        is_stale(address, path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            private, found = _bind_beside(sock, parent, base, rights, spec.backlog)
+            try:
+                if later:
+                    private = set_aside(parent, private, base)
+                else:
+                    place(address, parent, private, base)
+            except BaseException:
+                discard(parent, private)
+                raise
+        except OSError as error:
+            sock.close()
+            raise cannot_listen(address, error, hint=_unix_hint(error, parent.path)) from None
+        except BindError:
+            sock.close()
+            raise
+    return sock, SocketFile(path, inode_of(found), private if later else "")
+
+
+def as_made(address: Unix, spec: SocketSpec) -> os.stat_result:
+    """What a socket file of this section would be like: one is made, looked at and removed.
+
+    Raises:
+        BindError: it cannot be made.
+    """
+    rights = _rights(address, spec)
+    with _directory_of(address) as parent, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            private, found = _bind_beside(sock, parent, os.path.basename(address.path), rights, 1)
+        except OSError as error:
+            raise cannot_listen(address, error, hint=_unix_hint(error, parent.path)) from None
+        discard(parent, private)
+    return found
+
+
+def conform(file: SocketFile, spec: SocketSpec) -> None:
+    """Give a socket file that is in use the owner and the mode of a section; it stays the same socket.
+
+    Raises:
+        BindError: that cannot be done.
+    """
+    address = Unix(file.path)
+    made = as_made(address, spec)
     try:
-        parent = Directory(directory)
+        file.permit(made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode))
+    except OSError as error:
+        raise cannot_listen(address, error, hint=_unix_hint(error, os.path.dirname(file.path))) from None
+
+
+def _rights(address: Unix, spec: SocketSpec) -> tuple[int, tuple[int, int]]:
+    """Mode and owner."""
+    mode = DEFAULT_MODE if spec.mode is None else int(spec.mode, 8)
+    return mode, (_owner(address, spec.owner), _group(address, spec.group))
+
+
+def _directory_of(address: Unix) -> Directory:
+    directory = os.path.dirname(os.path.abspath(address.path))
+    try:
+        return Directory(directory)
     except OSError as error:
         hint = f"mkdir -p {directory}" if error.errno == errno.ENOENT else ""
         raise BindError(f"cannot listen on {address}: directory {directory}: {_words(error)}", hint=hint) from None
-    with parent:
-        _check_free(address, path, ours)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            inode = _bind_beside(sock, parent, base, mode, (uid, gid), spec.backlog)
-        except OSError as error:
-            sock.close()
-            raise cannot_listen(address, error, hint=_unix_hint(error, directory)) from None
-    return sock, SocketFile(path, inode)
 
 
 def _bind_beside(
-    sock: socket.socket, parent: Directory, base: str, mode: int, owner: tuple[int, int], backlog: int
-) -> tuple[int, int]:
-    """Bind under a private name, give it owner and mode, listen, and only then move it into place.
+    sock: socket.socket, parent: Directory, base: str, rights: tuple[int, tuple[int, int]], backlog: int
+) -> tuple[str, os.stat_result]:
+    """Bind under a private name, give it owner and mode, and listen; return the name and what the file is.
 
-    So clients find either what was there before or a socket that is ready, never one with the wrong permissions.
+    Only then it is moved into place (`place`): clients find either what was there before or a socket that is ready,
+    never one with the wrong permissions.
     """
     private = f".{base[:64]}.{os.urandom(4).hex()}"
     where = os.path.join(parent.path, private)
@@ -183,45 +139,13 @@ def _bind_beside(
     finally:
         os.umask(before)
     try:
-        inode = permit(parent, private, mode, owner)
+        found = permit(parent, private, *rights)
         sock.setblocking(False)
         sock.listen(backlog)
-        os.rename(private, base, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
-        _remove_stale(parent, hidden_name(base))
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(private, dir_fd=parent.fd)
+        discard(parent, private)
         raise
-    return inode
-
-
-def permit(parent: Directory, base: str, mode: int, owner: tuple[int, int]) -> tuple[int, int]:
-    """Set owner and mode on the file itself, held open: in a directory others can write, a name proves nothing."""
-    fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
-            raise PermissionError(errno.EPERM, "somebody else replaced the socket file while it was made")
-        handle = f"/proc/self/fd/{fd}"
-        if owner != (-1, -1):
-            os.chown(handle, *owner)
-        os.chmod(handle, mode)
-    finally:
-        os.close(fd)
-    return inode_of(found)
-
-
-def _remove_stale(parent: Directory, base: str) -> None:
-    """Remove a hidden file that a supervisor left behind when it was killed; a live one is somebody's."""
-    with contextlib.suppress(OSError):
-        if not stat.S_ISSOCK(os.lstat(base, dir_fd=parent.fd).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(f"/proc/self/fd/{parent.fd}/{base}")
-            except ConnectionRefusedError:
-                os.unlink(base, dir_fd=parent.fd)
+    return private, found
 
 
 def _words(error: OSError) -> str:
@@ -234,32 +158,6 @@ def _unix_hint(error: OSError, directory: str) -> str:
     if error.errno == errno.EPERM:
         return "only root may give a socket to another owner, or to a group one is not in"
     return ""
-
-
-def _check_free(address: Unix, path: str, ours: set[tuple[int, int]]) -> None:
-    """See to it that nothing living is replaced: only ECONNREFUSED says that a socket file is stale."""
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise cannot_listen(address, error) from None
-    if not stat.S_ISSOCK(found.st_mode):
-        raise BindError(f"cannot listen on {address}: a file is there that is not a socket", hint=f"look at {path}")
-    if inode_of(found) in ours:
-        return
-    holder = ""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-            holder = holders.peer_of(probe)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return
-        except OSError:
-            # EAGAIN: alive, its queue is full. EACCES: not ours to ask. EPROTOTYPE: a datagram socket.
-            pass
-    raise cannot_listen(address, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)), holder)
 
 
 def _owner(address: Unix, user: str | None) -> int:

@@ -78,6 +78,7 @@ class Parts(NamedTuple):
     keeper: Keeper
     upward: Upward | None
     open_door: Callable[[], Awaitable[Door]]
+    keep_going: bool = False
 
 
 def command(python: str | None) -> tuple[str, list[str]]:
@@ -240,6 +241,7 @@ class Upgrade:
         document = saving.save(self._supervisor, parts.claimed, parts.console, parts.keeper, parts.upward, image=image)
         document.closed = closed
         document.came_from = command(None)[1]
+        document.keep_going = parts.keep_going
         return document
 
 

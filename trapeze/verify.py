@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["backend_problems", "begin", "end"]
 
-Running = dict[str, "subprocess.Popen[bytes]"]
+Running = dict[str, "tuple[subprocess.Popen[bytes], bool]"]
+"""The checks by service; with each, whether its interpreter is that of a `venv`."""
 Spawn = Callable[[Launch, Listener], ChildHandle]
 _KEPT = 256 * 1024
 """Characters of a check's output that are kept."""
@@ -32,15 +33,18 @@ def begin(resolved: Resolved, names: Sequence[str] | None = None, *, import_app:
     try:
         for name, launch in _launches(resolved, names):
             job = {**(launch.job or {}), "import_app": import_app}
-            running[name] = start_check(
+            in_venv = resolved.config.services[name].venv is not None
+            check = start_check(
                 launch.python,
                 job,
+                field="venv" if in_venv else "python",
                 env=dict(launch.env),
                 cwd=launch.cwd,
                 user=launch.user,
                 group=launch.group,
                 extra_groups=launch.groups,
             )
+            running[name] = check, in_venv
     except BaseException:
         cancel(running)
         raise
@@ -49,19 +53,24 @@ def begin(resolved: Resolved, names: Sequence[str] | None = None, *, import_app:
 
 def cancel(running: Running) -> None:
     """End checks whose answer nobody wants any more."""
-    for popen in running.values():
+    for popen, _ in running.values():
         popen.kill()
         popen.communicate()
 
 
 def end(running: Running) -> list[Problem]:
     """Wait for the checks; return what they found."""
-    return [problem for name, popen in running.items() for problem in _problems(name, finish_check(popen))]
+    return [
+        problem
+        for name, (popen, in_venv) in running.items()
+        for problem in _problems(name, finish_check(popen), in_venv=in_venv)
+    ]
 
 
-def _problems(name: str, answer: Mapping[str, Any]) -> Iterator[Problem]:
+def _problems(name: str, answer: Mapping[str, Any], *, in_venv: bool) -> Iterator[Problem]:
     for found in answer.get("problems", []):
-        yield Problem(f"services.{name}.{found['field']}", found["reason"], found.get("hint", ""))
+        field = "venv" if in_venv and found["field"] == "python" else found["field"]
+        yield Problem(f"services.{name}.{field}", found["reason"], found.get("hint", ""))
 
 
 async def backend_problems(spawn: Spawn, resolved: Resolved, names: Sequence[str] | None = None) -> list[Problem]:
@@ -88,7 +97,12 @@ async def backend_problems(spawn: Spawn, resolved: Resolved, names: Sequence[str
     finally:
         for child in children:
             child.kill()
-    return [problem for name, answer in answers.items() for problem in _problems(name, answer.read())]
+    services = resolved.config.services
+    return [
+        problem
+        for name, answer in answers.items()
+        for problem in _problems(name, answer.read(), in_venv=services[name].venv is not None)
+    ]
 
 
 def _launches(resolved: Resolved, names: Sequence[str] | None) -> Iterator[tuple[str, Launch]]:

@@ -47,11 +47,22 @@ class Terms(Struct):
     """Monotonic seconds; None before the first one."""
     doubted: bool = False
     """The last look found it hanging."""
+    alone: bool = False
+    """A request hangs in one of its threads and was alone in it: that need not be given all of stop_timeout."""
+    told: bool = False
+    """It was told to leave together with its verdict: if it comes round after all, it may."""
+    ends: float | None = None
+    """When what was idle in it has been closed, monotonic seconds; None before it has heard that it is to leave."""
 
     @property
     def doubt(self) -> float:
         """Seconds until the look that condemns it."""
         return min([_DOUBT, *(timeout / 4 for timeout in (self.heartbeat, self.request) if timeout)])
+
+    @property
+    def silence(self) -> str:
+        """The verdict on a main loop that stands still."""
+        return f"no heartbeat for {self.heartbeat:g} s"
 
 
 class Verdict(Struct, frozen=True):
@@ -62,7 +73,9 @@ class Verdict(Struct, frozen=True):
     kill: str = ""
     """Why it hangs, if it does."""
     shed: str = ""
-    """Why it has to go although other requests in it are well."""
+    """Why it has to go although its main loop is well."""
+    alone: bool = False
+    """What hangs is all that there is in it."""
 
 
 def judge(terms: Terms, reading: Reading | None, now: float, *, asleep: bool = False) -> Verdict:
@@ -83,20 +96,27 @@ def judge(terms: Terms, reading: Reading | None, now: float, *, asleep: bool = F
         # Silence counts from the first beat on: a server that never beats is not watched.
         last = now if asleep or not beat else beat
         if now >= last + terms.heartbeat:
-            return Verdict(kill=f"no heartbeat for {terms.heartbeat:g} s")
+            return Verdict(kill=terms.silence)
         times.append(last + terms.heartbeat)
     if terms.request:
-        begun = reading.oldest if 0 < reading.oldest <= now and not asleep else now
-        if now >= begun + terms.request:
+        if now >= (begun := _oldest(reading, now, asleep)) + terms.request:
             why = f"a request has taken longer than {terms.request:g} s"
-            # Where the main loop stands still as well, none of the others will ever be answered.
-            stuck = bool(beat and now - beat >= max(terms.request, SLOWEST_BEAT))
-            lost = stuck or (reading.in_flight or 0) <= 1
-            if lost:
+            if beat and now - beat >= max(terms.request, SLOWEST_BEAT):
+                # None of the others will ever be answered either.
                 return Verdict(kill=why)
-            return Verdict(min([*times, now + terms.request]), shed=why)
+            return Verdict(min([*times, now + terms.request]), shed=why, alone=_is_alone(reading))
         times.append(begun + terms.request)
     return Verdict(min(times))
+
+
+def _oldest(reading: Reading, now: float, asleep: bool = False) -> float:
+    """When the oldest request in flight began; now if there is none, or if it is nonsense."""
+    return reading.oldest if 0 < reading.oldest <= now and not asleep else now
+
+
+def _is_alone(reading: Reading) -> bool:
+    """Is a request that hangs, hangs in a thread, and is the only one? On a loop that beats no request is lost."""
+    return not reading.loop and reading.in_flight is not None and reading.in_flight <= 1
 
 
 class Vigil:
@@ -166,8 +186,8 @@ class Vigil:
     @property
     def due(self) -> float | None:
         """When `look` has something to do by itself, monotonic seconds."""
-        ready = [self._terms[process.id] for process in self._watched()]
-        times = [terms.next_look for terms in ready if terms.next_look is not None]
+        looked_at = [self._terms[process.id] for process in (*self._watched(), *self._leaving())]
+        times = [terms.next_look for terms in looked_at if terms.next_look is not None]
         return min([*times, *self._dumping.values()], default=None)
 
     def look(self, now: float) -> None:
@@ -182,6 +202,10 @@ class Vigil:
             asleep = now - min(planned) > _ASLEEP
             for process in watched:
                 self._judge(process, self._terms[process.id], now, asleep)
+        for process in self._leaving():
+            self._see_off(process, self._terms[process.id], now)
+        for process in self._condemned():
+            self._look_again(process, now)
         for id in [id for id, at in self._dumping.items() if at <= now]:
             self._tell_stacks(id)
         self._recycle_next()
@@ -190,6 +214,37 @@ class Vigil:
         return [
             process for process in self._service.workers() if process.state is State.READY and process.id in self._terms
         ]
+
+    def _leaving(self) -> list[Process]:
+        """Those that are on their way out because of a request that was alone in them."""
+        workers = [process for process in self._service.workers() if process.id in self._terms]
+        return [p for p in workers if p.state is State.STOPPING and self._terms[p.id].alone]
+
+    def _condemned(self) -> list[Process]:
+        """Those that will be killed as soon as they have written their stacks, and have not come round yet."""
+        workers = [process for process in self._service.workers() if process.id in self._terms]
+        return [p for p in workers if p.state is State.KILLING and self._terms[p.id].told]
+
+    def _see_off(self, process: Process, terms: Terms, now: float) -> None:
+        """Kill it when nothing but the request that hangs is left in it: not before what it had accepted without having
+        read it has become a request, or was closed as idle."""
+        if terms.ends is None and process.heard_stop:
+            terms.ends = now + self._service.generations[process.generation].spec.drain_grace + TO_DUMP
+        if terms.ends is None or now < terms.ends:
+            terms.next_look = terms.ends
+            return
+        terms.next_look = now + TO_DUMP
+        reading = self.reading(process)
+        if reading is not None and _is_alone(reading) and now >= _oldest(reading, now) + terms.request:
+            process.condemn(now, process.recycle)
+
+    def _look_again(self, process: Process, now: float) -> None:
+        """Once more before the kill."""
+        reading = self.reading(process)
+        if process.deadline is not None and process.deadline <= now:
+            self._terms[process.id].told = False
+            if reading is not None and process.since < reading.beat <= now:
+                process.reprieve(now)
 
     @staticmethod
     def _first(process: Process, terms: Terms, now: float) -> float | None:
@@ -201,23 +256,34 @@ class Vigil:
     def _judge(self, process: Process, terms: Terms, now: float, asleep: bool) -> None:
         verdict = judge(terms, self.reading(process), now, asleep=asleep)
         terms.next_look = verdict.next_look
-        if verdict.kill and terms.doubted:
+        hangs = bool(verdict.kill or (verdict.shed and not process.recycle))
+        if hangs and not terms.doubted:
+            terms.doubted, terms.next_look = True, now + terms.doubt
+            return
+        terms.doubted = False
+        if verdict.kill:
             process.condemn(now, verdict.kill)
+            terms.told = verdict.kill != terms.silence
+            if terms.told:
+                process.tell_to_leave()
             return
-        terms.doubted = bool(verdict.kill)
-        if terms.doubted:
-            terms.next_look = now + terms.doubt
-            return
-        if verdict.shed and not process.recycle:
-            process.dump()
-            process.recycle = verdict.shed
-            self._dumping[process.id] = now + TO_DUMP
+        if hangs:
+            self._shed(process, terms, verdict, now)
         if terms.age and process.ready_at is not None:
             at = process.ready_at + terms.age
             if at <= now:
                 process.wish = process.wish or f"is {now - process.ready_at:.0f} s old"
             else:
                 terms.next_look = at if terms.next_look is None else min(at, terms.next_look)
+
+    def _shed(self, process: Process, terms: Terms, verdict: Verdict, now: float) -> None:
+        process.dump()
+        process.recycle = verdict.shed
+        terms.alone = verdict.alone
+        if terms.alone:
+            self._tell(process)  # its stacks go with its end
+        else:
+            self._dumping[process.id] = now + TO_DUMP
 
     def _tell_stacks(self, id: int) -> None:
         del self._dumping[id]
@@ -230,6 +296,14 @@ class Vigil:
             process.why = f"to be replaced: {process.recycle}"
         self._service.host.changed(self._service, process, process.state)
 
+    def _is_leaving(self, process: Process) -> bool:
+        """Will it be replaced anyway, and soon? New code that only starts may take long, or fail."""
+        service, want = self._service, self._service.want
+        serves = any(other.state is State.READY for other in service.workers_of(want.generation))
+        if service.trial.stands_in(process) and not serves:
+            want = replace(want, generation=process.generation)
+        return unwanted(process.seen(), want)
+
     def _recycle_next(self) -> None:
         """One at a time: it is another's turn when the one before has its replacement and leaves."""
         service = self._service
@@ -239,7 +313,7 @@ class Vigil:
         waiting = [
             process
             for process in workers
-            if process.wish and process.state is State.READY and not unwanted(process.seen(), service.want)
+            if process.wish and process.state is State.READY and not self._is_leaving(process)
         ]
         if waiting:
             first = min(waiting, key=lambda process: process.id)

@@ -2,7 +2,9 @@
 
 A zygote imports the app once and forks the workers of its generation, now and later: a crash, a recycling or a scale-up
 gets the code that was imported, whatever lies on the disk by then. It stays as long as its generation may be wanted
-again (`rollback`). Where the app cannot be forked, one process stands by imported, and replaces the first that crashes.
+again (`rollback`). Beside it stands its heir, a fork of it that has done nothing: when a zygote is killed, its heir
+takes its place, and the generation stays what was imported for it. Where the app cannot be forked, one process stands
+by imported, and replaces the first that crashes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IMPORTS", "Zygotes"]
 
-IMPORTS = frozenset({"zygote", "spare"})
+IMPORTS = frozenset({"zygote", "spare", "heir"})
 """Roles of processes that have imported the app and do not serve."""
 
 _FAILED = "the import failed"
@@ -38,6 +40,10 @@ class Zygotes:
         self._service = service
         self.reasons: dict[int, str] = {}
         """Why a generation is not preloaded, once that is known; "" where it is."""
+        self.imported: set[int] = set()
+        """Generations of which there was a zygote, or is one."""
+        self.again: dict[int, float] = {}
+        """Generations that were imported once more from what was on the disk then: when, monotonic seconds."""
         self._history = restart.FRESH
         """Of zygotes and spares that ended without having been asked to."""
         self._said = ""
@@ -60,15 +66,22 @@ class Zygotes:
 
     def ready(self, generation: int) -> Process | None:
         """The process from which the next worker of `generation` is made, if there is one."""
-        found = [p for p in self.all() if p.generation == generation and p.state is State.READY]
+        found = [p for p in self._of(generation) if p.role != "heir" and p.state is State.READY]
         return found[0] if found else None
+
+    def heir(self, generation: int) -> Process | None:
+        """The process that goes on when the zygote of `generation` is killed, if there is one."""
+        return next((p for p in self._of(generation) if p.role == "heir" and p.live and p.pid), None)
 
     def forks(self, generation: int) -> bool:
         """Has this generation a zygote that lives?"""
-        return any(p.generation == generation and p.role == "zygote" and p.state is State.READY for p in self.all())
+        return any(p.role == "zygote" and p.state is State.READY for p in self._of(generation))
+
+    def _of(self, generation: int) -> list[Process]:
+        return [process for process in self.all() if process.generation == generation]
 
     def _there(self, generation: int) -> bool:
-        return any(process.generation == generation for process in self.all())
+        return any(process.role != "heir" for process in self._of(generation))
 
     # ---- the gate: nothing is spawned before the import is done ----
 
@@ -89,7 +102,7 @@ class Zygotes:
 
     def became_ready(self, process: Process, unsafe: str) -> None:
         """The import is done; `unsafe` says why the app should not be forked."""
-        if process.role == "spare":
+        if process.role != "zygote":
             return
         service, generation = self._service, self._service.generations[process.generation]
         if unsafe and generation.spec.preload == "auto":
@@ -98,6 +111,7 @@ class Zygotes:
             service.host.note(service, f"not preloaded, each worker imports the app by itself: {unsafe}")
             return
         self.reasons[generation.number] = ""
+        self.imported.add(generation.number)
         self._said = ""
         if unsafe:
             service.host.note(service, f"preload = true, although forking is not safe: {unsafe}", "warning")
@@ -113,6 +127,8 @@ class Zygotes:
         if restart.forgiven(process.uptime(now), _AGAIN):
             self._history = restart.FRESH
         self._history = restart.failed(self._history, now, _AGAIN, service.host.jitter())
+        if process.role == "heir" or self._inherited(process):
+            return False
         if process.outcome is Outcome.START_FAILED:
             what = "a spare worker" if process.role == "spare" else "the app for new workers"
             text = f"cannot import {what}: {process.why}"
@@ -128,6 +144,16 @@ class Zygotes:
             after = "the app is imported anew from what is on the disk" if anew else "no rollback to it any more"
             service.host.note(service, f"{text}: {after}", "warning")
         return False
+
+    def _inherited(self, process: Process) -> bool:
+        """A zygote has ended: does its heir take its place?"""
+        heir = self.heir(process.generation) if process.role == "zygote" else None
+        if heir is None:
+            return False
+        heir.role = "zygote"
+        text = f"the zygote of generation {process.generation} ended ({process.why}): its heir takes its place"
+        self._service.host.note(self._service, f"{text}, nothing is imported anew", "warning")
+        return True
 
     def kept(self, past: Sequence[int], before: int | None, after: int) -> list[int]:
         """The generations to go back to, when `after` has come after `before`: as far as their code is still there."""
@@ -148,7 +174,11 @@ class Zygotes:
         service, host = self._service, self._service.host
         if process.role == "pre_start":
             return host.spawn(generation.launch_step(service.name, process.index), listener)
+        if process.role == "heir":
+            return self._beget(generation, listener)
         if process.role in IMPORTS:
+            if process.role == "zygote" and generation.number in self.imported:
+                self.again[generation.number] = host.now()
             return host.spawn(generation.launch_import(service.name, process.role), listener)
         process.own = generation.own_sockets()
         launch = generation.with_own(process.own).launch(service.name, process.index)
@@ -163,13 +193,23 @@ class Zygotes:
         del service.processes[source.id]
         return handle
 
+    def _beget(self, generation: Generation, listener: ForkListener) -> ChildHandle:
+        zygote = self.ready(generation.number)
+        if zygote is None or zygote.handle is None:
+            raise ProcessLookupError(0, "the zygote has ended")
+        return self._service.host.fork(zygote.handle, generation.launch_import(self._service.name, "zygote"), listener)
+
     def unwanted(self) -> Sequence[Process]:
         """Those that nobody needs any more."""
         service = self._service
         wanted = {service.want.generation, service.good, *service.past} if service.want.enabled else set()
         numbers = set(service.generations)
         self.reasons = {number: why for number, why in self.reasons.items() if number in numbers}
-        return [p for p in self.all() if p.live and p.generation not in wanted]
+        self.again = {number: at for number, at in self.again.items() if number in numbers}
+        self.imported &= numbers
+        # Of what is only kept for a rollback one process is enough.
+        heirs = wanted & {service.want.generation, service.good}
+        return [p for p in self.all() if p.live and p.generation not in (heirs if p.role == "heir" else wanted)]
 
     def missing(self, now: float) -> str | None:
         """The role of the process to be started in the background now; None when nothing is missing.
@@ -180,8 +220,11 @@ class Zygotes:
         want, spec = service.want, service.current.spec
         if spec.app is None or spec.watch or not want.enabled or not want.count or not service.is_settled():
             return None
-        if self._there(want.generation) or now < self._history.not_before:
+        if now < self._history.not_before:
             return None
+        if self._there(want.generation):
+            childless = self.forks(want.generation) and not any(p.role == "heir" for p in self._of(want.generation))
+            return "heir" if childless else None
         why = self.why_not(service.current)
         # An import that failed is tried again: the disk may have been in the middle of a copy.
         if not why or why.startswith(_FAILED):

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 
+from trapeze_backends.accepting import Beats, Room
 from trapeze_backends.endless import unread_bytes
 
 TYPE_CHECKING = False
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from trapeze_backends.accepting import Room
     from trapeze_backends.worker import Worker
 
 __all__ = ["Acceptor"]
@@ -45,22 +45,29 @@ class Acceptor:
     Args:
         worker: whose stop ends it.
         room: tells whether there is a thread for another request; `self.wake` is what it is to call.
-        serve: called with a connection whose next request has begun (or that has ended). What is served is in the room
-            from then on. It hands the connection to a thread; `keep` or `close` brings it back.
-        idle: seconds after which silent connections are closed.
+        serve: called with a connection whose next request has begun. What is served is in the room from then on. It
+            hands the connection to a thread; `keep` brings it back.
+        patience: seconds after which connections are closed on which nothing was ever said.
+        idle: seconds after which those are closed that are silent after a request.
 
     A connection is any object with `fileno()` and `close()`.
     """
 
-    def __init__(self, worker: Worker, room: Room, serve: Callable[[Any], object], idle: float) -> None:
+    def __init__(
+        self, worker: Worker, room: Room, serve: Callable[[Any], object], patience: float, idle: float
+    ) -> None:
         self.worker = worker
         self.room = room
         self._serve = serve
+        self._patience = patience
         self._idle = idle
         self._doors: dict[int, tuple[socket.socket, Callable[[socket.socket, Any], Any]]] = {}
         self._are_open = False
         self._poll = select.epoll()
-        # Silent connections by descriptor, and when they are to be closed: the oldest first. All threads put in.
+        # All doors are one descriptor to the loop, which can be taken out whatever has become of theirs (`orphan`).
+        self._lobby = select.epoll()
+        # Connections by descriptor, and when they are to be closed: the oldest first. All threads put in.
+        self._new: dict[int, tuple[Any, float]] = {}
         self._silent: dict[int, tuple[Any, float]] = {}
         self._lingering: dict[int, tuple[socket.socket, float]] = {}
         self._lock = threading.Lock()
@@ -73,10 +80,11 @@ class Acceptor:
     def add(self, sock: socket.socket, connect: Callable[[socket.socket, Any], Any]) -> None:
         """Accept on a socket; `connect` makes a connection of an accepted one and the address of its peer."""
         self._doors[sock.fileno()] = sock, connect
+        self._lobby.register(sock.fileno(), select.EPOLLIN)
 
     @property
     def silent(self) -> int:
-        """How many connections wait for a request."""
+        """How many connections are kept, waiting for a request."""
         return len(self._silent)
 
     def wake(self) -> None:
@@ -86,10 +94,13 @@ class Acceptor:
 
     def keep(self, connection: Any) -> None:
         """Wait for the connection's next request. On any thread."""
+        self._wait(connection, self._silent, self._idle)
+
+    def _wait(self, connection: Any, entries: dict[int, tuple[Any, float]], seconds: float) -> None:
         fd = connection.fileno()
         with self._lock:
-            self._silent[fd] = connection, time.monotonic() + self._idle
-            self._poll.register(fd, select.EPOLLIN)
+            entries[fd] = connection, time.monotonic() + seconds
+            self._poll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
 
     def linger(self, sock: socket.socket) -> None:
         """Close a socket whose client may not have heard yet that it closes. On any thread."""
@@ -113,10 +124,11 @@ class Acceptor:
         for fd in (self._signals, self._wake_read):
             self._poll.register(fd, select.EPOLLIN)
         worker.ready()
+        beats = Beats(worker, self.room)
         while not worker.stopping:
-            worker.beat(in_flight=self.room.busy)
+            most = beats.beat()
             self._open_doors()
-            self._turn(self._until_next(worker.pulse))
+            self._turn(self._until_next(most))
         self._close_doors()
         for sock, _ in self._doors.values():
             sock.close()
@@ -125,7 +137,7 @@ class Acceptor:
     def _drain(self) -> None:
         worker = self.worker
         end = time.monotonic() + worker.job.patience
-        while (self._silent or self._lingering or self.room.busy) and (now := time.monotonic()) < end:
+        while (self._new or self._silent or self._lingering or self.room.busy) and (now := time.monotonic()) < end:
             worker.beat(in_flight=self.room.busy)
             self._turn(min(0.05, end - now))
             if time.monotonic() >= worker.grace_ends:
@@ -135,22 +147,23 @@ class Acceptor:
         """Seconds that may be slept: until the first connection has to be closed, or one may have to be by then."""
         if self.room.busy:
             most = min(most, self._idle)  # a thread may put one in while we sleep
-        if not self._silent and not self._lingering and not self._again_at:
-            return most
         deadlines = [self._again_at] if self._again_at else []
         with self._lock:
-            for entries in (self._silent, self._lingering):
+            for entries in (self._new, self._silent, self._lingering):
                 for _, deadline in entries.values():
                     deadlines.append(deadline)
                     break
         return max(0.0, min([most, *(deadline - time.monotonic() for deadline in deadlines)]))
 
     def _turn(self, seconds: float) -> None:
-        for fd, _ in self._poll.poll(seconds):
-            if fd in self._doors:
-                self._accept(fd)
+        for fd, event in self._poll.poll(seconds):
+            if fd == self._lobby.fileno():
+                for door, _ in self._lobby.poll(0):
+                    self._accept(door)
             elif fd in self._silent:
-                self._hand_over(fd)
+                self._hand_over(self._silent, fd, event)
+            elif fd in self._new:
+                self._hand_over(self._new, fd, event)
             elif fd in self._lingering:
                 self._read_on(fd)
             elif fd in (self._signals, self._wake_read):
@@ -158,19 +171,18 @@ class Acceptor:
         self._close_silent(time.monotonic())
 
     def _open_doors(self) -> None:
-        wanted = self.room.has_place() and time.monotonic() >= self._again_at
-        if wanted and not self._are_open:
+        if self._again_at and time.monotonic() >= self._again_at:
             self._again_at = 0.0
-            for fd in self._doors:
-                self._poll.register(fd, select.EPOLLIN)
+        wanted = not self._again_at and self.room.has_place()
+        if wanted and not self._are_open:
+            self._poll.register(self._lobby.fileno(), select.EPOLLIN)
             self._are_open = True
         elif not wanted:
             self._close_doors()
 
     def _close_doors(self) -> None:
         if self._are_open:
-            for fd in self._doors:
-                self._poll.unregister(fd)
+            self._poll.unregister(self._lobby.fileno())
             self._are_open = False
 
     def _accept(self, fd: int) -> None:
@@ -189,11 +201,11 @@ class Acceptor:
             # At once, or another connection is accepted before this one counts.
             self._begin(connection)
         else:
-            self.keep(connection)
+            self._wait(connection, self._new, self._patience)
 
-    def _hand_over(self, fd: int) -> None:
-        connection = self._take(self._silent, fd)
-        if unread_bytes(fd):
+    def _hand_over(self, entries: dict[int, tuple[Any, float]], fd: int, event: int) -> None:
+        connection = self._take(entries, fd)
+        if event == select.EPOLLIN or unread_bytes(fd):
             self._begin(connection)
         else:  # it has ended
             connection.close()
@@ -209,9 +221,10 @@ class Acceptor:
 
     def _close_silent(self, now: float) -> None:
         """Close those whose time is over, but none whose request has come."""
-        for fd in self._overdue(self._silent, now):
-            if not unread_bytes(fd):  # or its event comes
-                self._take(self._silent, fd).close()
+        for entries in (self._new, self._silent):
+            for fd in self._overdue(entries, now):
+                if not unread_bytes(fd):  # or its event comes
+                    self._take(entries, fd).close()
         for fd in self._overdue(self._lingering, min(now, time.monotonic())):
             self._take(self._lingering, fd).close()
 

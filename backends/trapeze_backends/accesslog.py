@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["logged"]
+__all__ = ["logged", "write_line"]
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {ord('"'): '\\"', ord("\\"): "\\\\"}
 """What a client sends must neither end the line nor the text in quotes, nor reach a terminal as a control sequence."""
@@ -30,7 +30,18 @@ def logged(app: Any, interface: str) -> Any:
     return _wsgi(app) if interface == "wsgi" else _asgi(app)
 
 
-def _write(client: str, request: str, status: str, size: int, referer: str, agent: str, began: float) -> None:
+def write_line(client: str, request: str, status: str, size: int, referer: str, agent: str, began: float) -> None:
+    """Write one line.
+
+    Args:
+        client: its address, "" if there is none.
+        request: the first line of the request.
+        status: of the answer.
+        size: bytes of the answer's body.
+        referer: that header, "" if there is none.
+        agent: the header User-Agent.
+        began: when the request began, monotonic seconds.
+    """
     now = time.strftime("%d/%b/%Y:%H:%M:%S %z")
     took = time.monotonic() - began
     texts = [text.translate(_ESCAPED) if text else "-" for text in (request, referer, agent)]
@@ -98,7 +109,7 @@ class _Noted:
         query = f"?{get('QUERY_STRING')}" if get("QUERY_STRING") else ""
         request = f"{get('REQUEST_METHOD', '-')} {path}{query} {get('SERVER_PROTOCOL', '')}"
         who, referer, agent = get("REMOTE_ADDR", ""), get("HTTP_REFERER", ""), get("HTTP_USER_AGENT", "")
-        _write(who, request, self.status[:3], self.size or self._length, referer, agent, self._began)
+        write_line(who, request, self.status[:3], self.size or self._length, referer, agent, self._began)
 
 
 class _Counted:
@@ -156,4 +167,4 @@ def _write_asgi(scope: Any, status: str, size: int, began: float) -> None:
     request = f"{scope['method']} {scope['path']}{query} HTTP/{scope.get('http_version', '1.1')}"
     client = scope.get("client")
     who = str(client[0]) if client and client[0] else "-"
-    _write(who, request, status, size, headers.get(b"referer", ""), headers.get(b"user-agent", ""), began)
+    write_line(who, request, status, size, headers.get(b"referer", ""), headers.get(b"user-agent", ""), began)

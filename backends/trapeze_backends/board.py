@@ -9,7 +9,7 @@ The slot is SIZE bytes, in the byte order of the machine:
      8  f64     the last beat of the main loop, seconds of CLOCK_MONOTONIC, which is one clock for all processes
     16  u64     requests begun
     24  u32     requests in flight
-    28  u32     flags: FULL, KNOWS_IN_FLIGHT
+    28  u32     flags: FULL, KNOWS_IN_FLIGHT, LOOP
     32  f64     full: when the oldest request in flight began; 0 when there is none
     40  f64     the longest time between two beats, seconds
     48  4 u64   full: responses 1xx and 2xx, 3xx, 4xx, 5xx
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Job
 
-__all__ = ["FLAGS", "FULL", "IN_FLIGHT", "KNOWS_IN_FLIGHT", "OLDEST", "SIZE", "Board", "Limits"]
+__all__ = ["FLAGS", "FULL", "IN_FLIGHT", "KNOWS_IN_FLIGHT", "LOOP", "OLDEST", "SIZE", "Board", "Limits"]
 
 SIZE = 256
 FULL = 1
 KNOWS_IN_FLIGHT = 2
+LOOP = 4
+"""All requests share one event loop: while it beats, none of them hangs in a way that the end of a drain cannot end."""
 
 # Places in the three views of the slot: u64, f64 and u32.
 _BEAT, _REQUESTS, OLDEST, _GAP, _CLASSES, _TIMES = 1, 2, 4, 5, 6, 10

@@ -21,9 +21,6 @@ def check(job: Job) -> int:
     """Print what was found as one JSON object on stdout; returns the exit status, always 0."""
     use_app_dir(job.app_dir)
     problems: list[Problem] = []
-    if sys.version_info < (3, 10):  # noqa: UP036  (it runs in whatever Python the app's environment has)
-        reason = f"Python {sys.version.split()[0]} in {sys.prefix} is too old"
-        problems.append(Problem("venv", reason, "workers need 3.10 or newer"))
     backend = _backend(job, problems)
     if job.app:
         _app(job, backend, problems)
@@ -51,10 +48,12 @@ def _backend(job: Job, problems: list[Problem]) -> Backend | None:
         problems.append(Problem("backend", error.message, error.hint))
         return None
     if job.interface != "auto" and job.interface not in backend.interfaces:
+        from trapeze_backends.serve import spelt
+
         problems.append(
             Problem(
                 "interface",
-                f"{name} does not serve {job.interface.upper()} apps",
+                f"{name} does not serve {spelt(job.interface)} apps",
                 f'backend = "{registry.auto(job.interface)}" does',
             )
         )
@@ -63,7 +62,7 @@ def _backend(job: Job, problems: list[Problem]) -> Backend | None:
 
 
 def _auto(job: Job, problems: list[Problem]) -> None:
-    """Which it will be is only known when the app has been imported: one of the two must be there."""
+    """Which it will be is only known when the app has been imported: one of them must be there."""
     if job.options:
         problems.append(
             Problem(
@@ -72,8 +71,7 @@ def _auto(job: Job, problems: list[Problem]) -> None:
                 'name it: backend = "gunicorn"',
             )
         )
-    bare = {"gunicorn": registry.get("gunicorn"), "uvicorn": registry.get("uvicorn")}
-    if not any(backend.version() for backend in bare.values()):
+    if not any(registry.get(name).version() for name in registry.AUTO.values()):
         problems.append(
             Problem("backend", f"neither gunicorn nor uvicorn is installed in {sys.prefix}", "pip install gunicorn")
         )
@@ -85,7 +83,7 @@ def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> None:
         if reason:
             problems.append(Problem("app", reason, f"looked in {job.app_dir or 'sys.path'}"))
         return
-    from trapeze_backends.serve import choose_interface
+    from trapeze_backends.serve import choose_interface, spelt
 
     try:
         if backend is not None and not problems:
@@ -95,4 +93,4 @@ def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> None:
         problems.append(Problem("app", error.message, error.traceback or error.hint))
         return
     if backend is not None and interface not in backend.interfaces:
-        problems.append(Problem("backend", f"{backend.name} does not serve {interface.upper()} apps", ""))
+        problems.append(Problem("backend", f"{backend.name} does not serve {spelt(interface)} apps", ""))

@@ -42,7 +42,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     keepalive = timeout if worker.job.keepalive is None else worker.job.keepalive
     pool = _Pool()
     pool.room = Room(threads, lambda: acceptor.wake())
-    acceptor = Acceptor(worker, pool.room, pool.put, keepalive or timeout)
+    acceptor = Acceptor(worker, pool.room, pool.put, timeout, keepalive or timeout)
     servers = []
     for sock, listener in zip(sockets, worker.job.listeners, strict=True):
         server = _Server(sock, listener.address, adapt_app(app, sock, worker), pool, options)

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["main", "read_job"]
+__all__ = ["EXIT_START_FAILED", "leave", "main", "read_job"]
 
 EXIT_START_FAILED = 3
 
@@ -52,7 +52,7 @@ def main(job_fd: int) -> NoReturn:
         serve(job, notifier)
     except StartError as error:
         notifier.error(error.message, traceback=error.traceback, hint=error.hint)
-        _leave(EXIT_START_FAILED)
+        leave(EXIT_START_FAILED)
     sys.exit(0)
 
 
@@ -66,7 +66,7 @@ def read_job(fd: int) -> Job:
     return Job(loads(text.rpartition(b"\0")[2].decode()))
 
 
-def _leave(status: int) -> NoReturn:
+def leave(status: int) -> NoReturn:
     """End without waiting for whatever threads the app has started while it was imported."""
     for stream in (sys.stdout, sys.stderr):
         try:

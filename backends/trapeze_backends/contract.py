@@ -160,7 +160,8 @@ class Backend:
     note: str = ""
     """What its users have to know before they choose it, in one line."""
     interfaces: frozenset[str] = frozenset()
-    """What it serves: "wsgi", "asgi" or both. An ASGI app always arrives as ASGI 3."""
+    """What it serves: "wsgi", "asgi" or both; an ASGI app always arrives as ASGI 3. Or the interface of one server,
+    "aiohttp" or "tornado": then it does by itself what is otherwise done around the app."""
     speaks: frozenset[str] = frozenset()
     """Beyond HTTP/1.1: "websocket", "http2"."""
     fields: Mapping[str, str] = {}
@@ -169,6 +170,8 @@ class Backend:
     "trapeze". May be set by `check`, where it depends on the job."""
     lacks: Mapping[str, str] = {}
     """Promises of the contract that it cannot keep (names in `features.PROMISES`), each with the reason."""
+    program: bool = False
+    """It is a program of its own: `command` is called instead of `run`. May be set by `check`, as the two above."""
 
     def version(self) -> str:
         """Version of the server, or "" when it is not known or not installed."""
@@ -201,7 +204,7 @@ class Backend:
         """Serve until the worker is asked to stop, drain, and return.
 
         Args:
-            app: WSGI callable or ASGI 3 application, see `worker.interface`.
+            app: WSGI callable, ASGI 3 application, or an app of the server's own; see `worker.interface`.
             sockets: listening and non-blocking, one per address. Never make one blocking: the flag belongs to the
                 open file description, which all workers and the supervisor share.
             worker: call `worker.ready()` once, when connections are accepted.
@@ -210,3 +213,23 @@ class Backend:
             StartError: it cannot serve this app.
         """
         raise NotImplementedError
+
+    def command(self, job: Job, sockets: list[socket.socket]) -> list[str]:
+        """Return the command line of the program that this process is to become.
+
+        It inherits the sockets under their present numbers, from 3 on, and `LISTEN_FDS`, `LISTEN_PID` and
+        `LISTEN_FDNAMES` say so; `os.environ` is its environment, to be changed here as need be. In its Python
+        `trapeze_app:app` can be imported: the app, after `inside`.
+
+        Raises:
+            StartError: there is no such program.
+        """
+        raise NotImplementedError
+
+    def inside(self, app: Any, sockets: list[socket.socket], worker: Worker) -> Any:
+        """Called in that program, when it imports the app; return what it is to call.
+
+        The program accepts soon after: that is when `worker.ready()` should be called, or now if nobody will know.
+        """
+        worker.ready()
+        return app

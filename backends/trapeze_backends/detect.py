@@ -1,4 +1,4 @@
-"""WSGI or ASGI? Told by looking at the app, never by calling it and never by its name in the configuration.
+"""WSGI or ASGI, or an app of one server? Told by looking at the app, never by calling it and never by its name.
 
 Sees through partials, bound methods, decorators (`__wrapped__`), classes and instances. Where nothing can be told, the
 answer is "unknown" and the user is asked to say `interface`.
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal, NamedTuple
 
-    Kind = Literal["asgi3", "asgi2", "wsgi", "rsgi", "factory", "unknown"]
+    Kind = Literal["asgi3", "asgi2", "wsgi", "rsgi", "aiohttp", "tornado", "factory", "unknown"]
 
     class Shape(NamedTuple):
         """What a callable can be called with."""
@@ -32,7 +32,10 @@ else:
 __all__ = ["detect"]
 
 FOREIGN = frozenset({"aiohttp", "tornado", "twisted", "unittest"})
-"""Packages whose applications are callable, or look so, and speak neither."""
+"""Packages whose objects are callable, or look so, and speak neither."""
+
+NATIVE = (("aiohttp", "aiohttp.web_app", "Application"), ("tornado", "tornado.routing", "Router"))
+"""Interfaces of one server each: the module and the class of their apps. Who has made such an app has imported it."""
 
 
 def detect(app: Any) -> Kind:
@@ -41,6 +44,10 @@ def detect(app: Any) -> Kind:
         return "asgi3"
     if _flag(app, "_asgi_double_callable"):
         return "asgi2"
+    for kind, module, name in NATIVE:
+        cls = getattr(sys.modules.get(module), name, None)
+        if cls is not None and isinstance(app, cls):
+            return kind  # type: ignore[return-value]
     if not callable(app):
         return "rsgi" if hasattr(app, "__rsgi__") else "unknown"
     if type(app).__module__.split(".")[0] in FOREIGN:

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Backend, Job
 
-__all__ = ["FIELDS", "PROMISES", "describe", "field_problems", "is_set"]
+__all__ = [
+    "FIELDS",
+    "PROMISES",
+    "describe",
+    "field_problems",
+    "is_program",
+    "is_set",
+    "why_not_preloaded",
+]
 
 NATIVE = "native"
 BY_US = "trapeze"
@@ -57,6 +65,8 @@ PROMISES = {
     "raw_path": "the app is told the path as it came, not decoded (ASGI)",
     "lifespan": "the app's lifespan start-up and shutdown are run (ASGI)",
     "chunked_request": "request bodies without a length are read",
+    "chunk_extensions": "what stands behind the sizes of chunks, and behind the last chunk, is passed over",
+    "request_line": "what is no request is refused",
     "length_and_chunked": "a request with both Content-Length and Transfer-Encoding is refused, or ends its connection",
     "two_lengths": "a request with two different Content-Lengths is refused",
     "bare_lf": "a request whose lines end in LF alone is refused, or read as if they ended in CRLF",
@@ -79,6 +89,8 @@ def field_problems(backend: Backend, job: Job) -> list[Problem]:
         how, why = _answer(backend, field)
         if how == NO and is_set(job, field):
             found.append(Problem(field, f"{_title(backend)} {why or 'has no such setting'}", "leave it out"))
+    if job.preload is True and (why := why_not_preloaded(backend)):
+        found.append(Problem("preload", f"cannot be had: {why}", "leave it out"))
     return found
 
 
@@ -102,3 +114,14 @@ def describe(backend: Backend) -> dict[str, Any]:
         "lacks": dict(getattr(backend, "lacks", {})),
         "note": getattr(backend, "note", ""),
     }
+
+
+def is_program(backend: Backend) -> bool:
+    """Is it run by exec?"""
+    return bool(getattr(backend, "program", False))
+
+
+def why_not_preloaded(backend: Backend) -> str:
+    """Why its workers cannot be forked from one import of the app; "" if they can."""
+    why = getattr(backend, "lacks", {}).get("preload", "")
+    return why or (f"{backend.name} is a program, which imports the app itself" if is_program(backend) else "")

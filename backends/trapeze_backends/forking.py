@@ -30,10 +30,12 @@ PACKET = 256 * 1024
 """Bytes of one request at most; a job is one or two thousand."""
 MOST_FDS = 253
 """The kernel passes no more at once."""
+CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0x40000000)
+"""Of descriptors that come with a packet; PyPy does not name it."""
 
 
 class Order:
-    """One request for a worker.
+    """One request for a worker, or for an heir of the zygote.
 
     Attributes:
         job: what the worker shall do, with descriptors of this process.
@@ -60,14 +62,17 @@ class Order:
             kept.add(job.notify_fd)
         if job.board:
             kept.add(job.board["fd"])
+        if job.fork_fd is not None:
+            kept.add(job.fork_fd)
         return kept
 
 
 def _with_fds(job: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """The job, with numbers of descriptors where it has their places in the packet."""
     made = dict(job)
-    if job.get("notify_fd") is not None:
-        made["notify_fd"] = fds[job["notify_fd"]]
+    for name in ("notify_fd", "fork_fd"):
+        if job.get(name) is not None:
+            made[name] = fds[job[name]]
     made["sockets"] = [{**entry, "fd": fds[entry["fd"]]} for entry in job.get("sockets") or []]
     if job.get("board"):
         made["board"] = {**job["board"], "fd": fds[job["board"]["fd"]]}
@@ -185,7 +190,7 @@ def fork_reserve(let_go: Callable[[], object]) -> Reserve | Order:
 def _receive(sock: _socket.socket) -> tuple[bytes, list[int], int]:
     """One packet, its descriptors, and the flags it came with."""
     sock.settimeout(None)  # the app may have set a default timeout for all sockets
-    data, control, flags, _ = sock.recvmsg(PACKET, _socket.CMSG_SPACE(4 * MOST_FDS), _socket.MSG_CMSG_CLOEXEC)
+    data, control, flags, _ = sock.recvmsg(PACKET, _socket.CMSG_SPACE(4 * MOST_FDS), CLOSE_ON_EXEC)
     return data, _descriptors(control), flags
 
 

@@ -77,7 +77,7 @@ class GeventBackend(Backend):
 
     def preload(self, job: Job, interface: str) -> None:
         """The server, and what it imports when it runs."""
-        websocket = ("geventwebsocket.handler",) if job.options.get("websocket") else ()
+        websocket = ("trapeze_backends.gevent_websocket",) if job.options.get("websocket") else ()
         for module in ("trapeze_backends.gevent_server", *websocket, *LATER):
             __import__(module)
 

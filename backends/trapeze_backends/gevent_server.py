@@ -32,7 +32,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         green = gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         server = gevent.pywsgi.WSGIServer(
             green,
-            adapt_app(app, green, worker, tell=True),
+            _asked(adapt_app(app, green, worker, tell=True), worker.app),
             spawn=options.get("spawn", "default"),
             log=None,
             handler_class=handler,
@@ -67,9 +67,16 @@ def _catch_signals(worker: Worker, stop: Any) -> None:
         gevent.signal_handler(number, worker.leave_now)
 
 
+def _asked(app: Any, original: Any) -> Any:
+    """Return `app`; gevent-websocket asks it which protocol it speaks, if it can be asked."""
+    if hasattr(original, "app_protocol"):
+        app.app_protocol = original.app_protocol
+    return app
+
+
 def _base_handler(websocket: bool) -> type[Any]:
     if websocket:
-        from geventwebsocket.handler import WebSocketHandler
+        from trapeze_backends.gevent_websocket import WebSocketHandler
 
         return WebSocketHandler  # type: ignore[no-any-return]
     return gevent.pywsgi.WSGIHandler  # type: ignore[no-any-return]
@@ -147,7 +154,7 @@ def _close_websocket(handler: Any, sock: Any) -> None:
     if handler.closed_since is None:
         handler.closed_since = now
         # By itself: a client that reads nothing must not hold up the others.
-        gevent.spawn(handler.websocket.close, 1012, b"service restart")
+        gevent.spawn(handler.websocket.say_goodbye, 1012, b"service restart")
     elif now >= handler.closed_since + GOODBYE:
         _end_reading(sock)
 

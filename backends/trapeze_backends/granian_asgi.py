@@ -106,7 +106,7 @@ class _Server:
             await self._pause(TICK)
         end = time.monotonic() + job.patience
         await self._drain(doors, end)
-        await asyncio.wait([self.loop.create_task(lifespan.stop())], timeout=max(end - time.monotonic(), 0.5))
+        await lifespan.stop(max(end - time.monotonic(), 0.5))
         if time.monotonic() >= end:
             worker.leave_now()
 

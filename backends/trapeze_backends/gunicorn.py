@@ -14,9 +14,17 @@ import time
 from trapeze_backends.contract import Backend, Problem, StartError
 from trapeze_backends.gunicorn_accept import accept_when_free
 from trapeze_backends.gunicorn_drain import adapt_gevent, adapt_sync, adapt_threads, ending_app
-from trapeze_backends.gunicorn_settings import GREEN, check_options, interface_of, last_line, make_config
+from trapeze_backends.gunicorn_settings import (
+    GREEN,
+    check_options,
+    interface_of,
+    last_line,
+    make_config,
+    what_it_lacks,
+)
 from trapeze_backends.installed import is_installed, version_of
 from trapeze_backends.quick import quick_import
+from trapeze_backends.unixnames import name_of, naming_app
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-    from trapeze_backends.contract import Job
+    from trapeze_backends.contract import Job, Listener
     from trapeze_backends.worker import Worker
 
 __all__ = ["GunicornBackend", "backend"]
@@ -98,12 +106,12 @@ class GunicornBackend(Backend):
         log = config.logger_class(config)
         adapted = _adapt(worker_class, worker)
         # Held until the end: older gevent workers take the number of the descriptor and not the object that owns it.
-        listeners = [_wrap(sock, config, log) for sock in sockets]
+        listeners = [_wrap(*pair, config, log) for pair in zip(sockets, worker.job.listeners, strict=False)]
         process = adapted(
             age=worker.job.index + 1,
             ppid=worker.job.parent or os.getppid(),
             sockets=list(listeners),
-            app=_App(ending_app(app, worker) if worker.interface == "wsgi" else app, config, log),
+            app=_App(naming_app(ending_app(app, worker)) if worker.interface == "wsgi" else app, config, log),
             timeout=1.0,  # seconds between looks at the parent, for the classes that have no loop of their own
             cfg=config,
             log=log,
@@ -132,7 +140,7 @@ class GunicornBackend(Backend):
         try:
             return config.worker_class  # type: ignore[no-any-return]
         except Exception as error:  # RuntimeError of its own, ImportError, whatever a plugin raises
-            hint = ""
+            hint = (what_it_lacks(name) or ("", ""))[1] if isinstance(name, str) else ""
             if name == "asgi":
                 hint = f'gunicorn {self.version()} has no asgi workers: backend = "uvicorn", or a newer gunicorn'
             reason = f"gunicorn cannot load the worker class {name!r}: {last_line(error)}"
@@ -163,13 +171,13 @@ class _Arbiter:
         self.num_workers = config.workers
 
 
-def _wrap(sock: socket.socket, config: Any, log: Any) -> Any:
+def _wrap(sock: socket.socket, listener: Listener, config: Any, log: Any) -> Any:
     """The kind of object that gunicorn's workers expect; it duplicates the descriptor and closes what it is given."""
     import gunicorn.sock
 
     name = sock.getsockname()
-    if isinstance(name, bytes):  # an abstract Unix socket
-        name = name.decode("utf-8", "surrogateescape")
+    if isinstance(name, str | bytes):
+        name = name_of(listener)  # what its log calls it
     wrapped = gunicorn.sock._sock_type(name)(name, config, log, fd=sock.detach())
     os.set_inheritable(wrapped.fileno(), False)
     return wrapped

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Job
 
-__all__ = ["CLASSES", "GREEN", "OWNED", "check_options", "interface_of", "last_line", "make_config"]
+__all__ = ["CLASSES", "GREEN", "OWNED", "check_options", "interface_of", "last_line", "make_config", "what_it_lacks"]
 
 _SUPERVISOR = "the supervisor does that"
 
@@ -74,7 +74,7 @@ CLASSES = {
 """Worker classes of gunicorn's own and what they speak; others are taken at their word."""
 
 GREEN = {"gevent": "gevent", "gevent_pywsgi": "gevent", "gevent_wsgi": "gevent", "eventlet": "eventlet"}
-"""Worker classes that need another package."""
+"""Worker classes of green threads, and the package that they need."""
 
 DEFAULT_THREADS = 4
 
@@ -130,8 +130,6 @@ def _check_file(conf: object) -> list[Problem]:
 
 
 def _check_class(name: object, job: Job) -> list[Problem]:
-    from trapeze_backends.installed import is_installed
-
     if name is None:
         return []
     problems = []
@@ -144,12 +142,63 @@ def _check_class(name: object, job: Job) -> list[Problem]:
                 'use "asgi"' if job.interface == "asgi" else 'use "gthread"',
             )
         )
-    package = GREEN.get(name) if isinstance(name, str) else None
-    if package and not is_installed(package):
-        problems.append(
-            Problem("options.worker_class", f"{package} is not installed in {sys.prefix}", f"pip install {package}")
-        )
+    if isinstance(name, str) and "worker_class" in job.options and (lacking := what_it_lacks(name)):
+        problems.append(Problem("options.worker_class", *lacking))
     return problems
+
+
+def what_it_lacks(name: str) -> tuple[str, str] | None:
+    """Return why this gunicorn cannot load its worker class *name*, and a hint, as far as that is seen from outside.
+
+    The class itself is not imported: gevent and eventlet have to patch first.
+    """
+    from trapeze_backends.installed import is_installed, version_of
+
+    if not _has_class(name):
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, [each for each in _supported() if each != name], n=1)
+        hint = f'did you mean "{close[0]}"?' if close and name not in CLASSES else "use another class"
+        return f"gunicorn {version_of('gunicorn')} has no worker class {name!r}", hint
+    package = GREEN.get(name) or ("tornado" if name == "tornado" else "")
+    if package and not is_installed(package):
+        return f"{package} is not installed in {sys.prefix}", f"pip install {package}"
+    if package == "gevent" and _mentions_packaging() and not is_installed("packaging"):
+        return f"gunicorn's gevent workers need packaging, which is not installed in {sys.prefix}", (
+            "pip install packaging"
+        )
+    return None
+
+
+def _has_class(name: str) -> bool:
+    """Is it known to gunicorn by this name? A dotted path and an egg's are somebody else's, and not looked at."""
+    plain = name.lstrip("#")
+    if "." in name or name.startswith("egg:") or plain in _supported():
+        return True
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        points = distribution("gunicorn").entry_points
+    except PackageNotFoundError:
+        return True  # it has no metadata: not for us to say
+    return any(point.group == "gunicorn.workers" and point.name == plain for point in points)
+
+
+def _supported() -> list[str]:
+    from gunicorn.workers import SUPPORTED_WORKERS
+
+    return list(SUPPORTED_WORKERS)
+
+
+def _mentions_packaging() -> bool:
+    """Does the module of the gevent classes import it? Some versions of gunicorn do, and none depends on it."""
+    import gunicorn.workers
+
+    try:
+        with open(os.path.join(os.path.dirname(gunicorn.workers.__file__), "ggevent.py"), "rb") as file:
+            return b"from packaging" in file.read()
+    except OSError:
+        return False
 
 
 def _check_values(options: dict[str, Any]) -> list[Problem]:

@@ -46,12 +46,12 @@ def loads(text: str) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return `value` (a str, bool, int, None, list or dict of such) as JSON, on one line."""
+    """Return `value` (a str, bool, finite number, None, list or dict of such) as JSON, on one line."""
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
         return _string(value)
-    if isinstance(value, int):
+    if isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_string(key)}: {dumps(item)}" for key, item in value.items()) + "}"

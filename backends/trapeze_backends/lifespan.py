@@ -1,78 +1,92 @@
-"""The lifespan of an ASGI app, for servers that leave it to us or lose its reasons."""
+"""The lifespan of an ASGI app, run around servers that have none of their own, or one that keeps its reasons."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
+import traceback
+from typing import Any
 
 from trapeze_backends.contract import StartError
 from trapeze_backends.loading import failure
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = ["Lifespan"]
 
 
 class Lifespan:
-    """Start-up and shutdown of `app`. An app that raises before it has answered has no lifespan, and serves without.
+    """One app's start-up and shutdown.
 
     Attributes:
-        state: what the app has left for the scopes of its requests; copy it into each.
+        state: what the app has left for its requests; each gets a copy of it as `scope["state"]`.
     """
 
     def __init__(self, app: Any) -> None:
-        self._app = app
         self.state: dict[str, Any] = {}
-        self._said = asyncio.Event()
-        self._answer: dict[str, Any] = {}
+        self._app = app
         self._messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        self._started = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._failed: str | None = None
+        self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Run the start-up.
+        """Return when the app has started, or turns out to know no lifespan.
 
         Raises:
-            StartError: it failed, and why.
+            StartError: it says that it has failed.
         """
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        await self._ask("lifespan.startup")
-        if self._answer.get("type") == "lifespan.startup.failed":
-            raise _failed(str(self._answer.get("message", "")).strip())
+        self._task = asyncio.ensure_future(self._run())
+        self._messages.put_nowait({"type": "lifespan.startup"})
+        await self._started.wait()
+        if self._failed is not None:
+            await asyncio.wait({self._task}, timeout=1.0)  # Starlette says so first, and then raises
+            self._task.cancel()
+            raise self._reason()
 
-    async def stop(self) -> None:
-        """Run the shutdown, if there is a lifespan."""
-        if self._task is not None and not self._task.done():
-            await self._ask("lifespan.shutdown")
-            if self._answer.get("type") == "lifespan.shutdown.failed":
-                print(str(self._answer.get("message", "")).strip() or "the app's lifespan shutdown failed", flush=True)
-
-    async def _ask(self, what: str) -> None:
-        self._said.clear()
-        self._answer = {}
-        self._messages.put_nowait({"type": what})
-        await self._said.wait()
+    async def stop(self, timeout: float) -> None:
+        """Have the app shut down; what it raises is shown."""
+        if self._task is None or self._task.done():
+            return
+        self._messages.put_nowait({"type": "lifespan.shutdown"})
+        try:
+            await asyncio.wait_for(self._stopped.wait(), max(timeout, 0.1))
+        except (asyncio.TimeoutError, TimeoutError):
+            print(f"the app's lifespan shutdown did not end in {timeout:g} s", file=sys.stderr, flush=True)
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._messages.get, self._send)
-        except Exception as error:
-            if self._answer.get("type") == "lifespan.startup.complete" or self._started:
-                print(failure("the app's lifespan failed", error).traceback, end="", flush=True)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._error = error
+            if self._started.is_set() and self._failed is None:
+                traceback.print_exception(type(error), error, error.__traceback__)
+            # Before that it is the way of an app to say that it knows no lifespan.
         finally:
-            self._said.set()
-
-    _started = False
+            self._started.set()
+            self._stopped.set()
 
     async def _send(self, message: dict[str, Any]) -> None:
-        if message["type"] == "lifespan.startup.complete":
-            self._started = True
-        self._answer = message
-        self._said.set()
+        kind = message["type"]
+        if kind == "lifespan.startup.complete":
+            self._started.set()
+        elif kind == "lifespan.startup.failed":
+            self._failed = str(message.get("message", ""))
+            self._started.set()
+        elif kind == "lifespan.shutdown.complete":
+            self._stopped.set()
+        elif kind == "lifespan.shutdown.failed":
+            print(f"the app's lifespan shutdown failed: {message.get('message', '')}", file=sys.stderr, flush=True)
+            self._stopped.set()
+        else:
+            raise RuntimeError(f"{kind!r} is no message of a lifespan")
 
-
-def _failed(reason: str) -> StartError:
-    """The last line says it; frameworks put a whole traceback there."""
-    last = reason.splitlines()[-1] if reason else "it gave no reason"
-    return StartError(f"the app's lifespan start-up failed: {last}", traceback=reason + "\n" if "\n" in reason else "")
+    def _reason(self) -> StartError:
+        text = (self._failed or "").strip()
+        if not text and self._error is not None:
+            return failure("the app's lifespan start-up failed", self._error)
+        last = text.splitlines()[-1] if text else "it gave no reason"
+        return StartError(f"the app's lifespan start-up failed: {last}", traceback=text + "\n" if "\n" in text else "")

@@ -1,7 +1,7 @@
 """Counting requests around an app: how many, which are in flight since when, how they ended, how long they took.
 
-`Meter.full` costs 1.1 us a request for WSGI and 1.2 us for ASGI; `Meter.count`, for `max_requests` alone, 0.1 us: the
-thread's processor time of 2,000 calls, best of 200, of an app that answers at once (0.2 and 0.6 us), on CPython 3.11.
+`Meter.full` costs about 1.1 us a request for WSGI and 1.2 us for ASGI; `Meter.count`, for `max_requests` alone, 0.1 us:
+the thread's processor time of 2,000 calls, best of 200, of an app that answers at once (0.2 and 0.6 us), CPython 3.11.
 tests/unit/test_measured.py measures it in a shorter way.
 
 Several threads may be inside (gthread, waitress) and there is no lock: CPython switches threads at calls of functions
@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import frexp
 from time import monotonic
 
-from trapeze_backends.board import FLAGS, FULL, IN_FLIGHT, KNOWS_IN_FLIGHT, OLDEST, Board
+from trapeze_backends.board import FLAGS, FULL, IN_FLIGHT, KNOWS_IN_FLIGHT, LOOP, OLDEST, Board
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,18 +28,27 @@ FIRST = -15
 """The first bucket is for less than 2 ** FIRST seconds."""
 CLASSES = {"1": 0, "2": 0, "3": 1, "4": 2, "5": 3}
 """The place of a response by the first digit of its status."""
+PLACES = (3, 0, 0, 1, 2, 3, 3, 3, 3, 3)
+"""The same, by the number."""
 NEVER = "500"
 """The status of a request whose app has not begun to answer."""
+NOTHING = {"status": 500}
+"""The same, in ASGI."""
+YOUNG = 0.2
+"""Seconds in which nobody asks whether an answer is one without an end: most are over by then."""
 
 
 class Meter:
-    """Counts for one worker. The slot gets the oldest request at once, for the main loop may be what hangs; the rest
-    on the beat."""
+    """Counts for one worker. The slot gets the oldest request at once, the rest on the beat."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._starts: dict[float, None] = {}
-        """When each request in flight began, oldest first: no two begin in the same nanosecond."""
+        self._starts: dict[float, Any] = {}
+        """When each request in flight began, oldest first (no two begin in the same nanosecond), and where to look what
+        its answer begins with: the headers in WSGI, before that the environ; its `send` in ASGI."""
+        self._endless: dict[float, None] = {}
+        """Those of them that were taken aside: they are in flight, and nobody waits for their end."""
+        self._is_endless: Callable[[Any], bool] = lambda head: False
         self._first = [0.0]
         """The oldest as it stands in the slot: in a list, which is quicker to look at."""
         self._classes = [0] * 4
@@ -53,6 +62,8 @@ class Meter:
         """Write everything into the slot."""
         board, starts = self._board, self._starts
         if board.small[FLAGS] & FULL:
+            if starts:
+                self._take_aside()
             first, slot = self._first, board.times
             for oldest in starts:
                 first[0] = slot[OLDEST] = oldest
@@ -64,7 +75,21 @@ class Meter:
             if number:
                 exponent = place if place < 64 else place - 128
                 times[min(max(exponent - FIRST, 0), BUCKETS - 1)] += number
-        board.show(self._begun[0] + sum(times) + len(starts), len(starts), self._classes, times)
+        in_flight = len(starts) + len(self._endless)
+        board.show(self._begun[0] + sum(times) + in_flight, in_flight, self._classes, times)
+
+    def _take_aside(self) -> None:
+        """Time no longer what has no end. Looked at here and not as each answer begins, since that costs less; the beat
+        comes twice in `request_timeout`."""
+        starts, endless = self._starts, self._endless
+        young = monotonic() - YOUNG
+        for begun in list(starts):
+            if begun > young:
+                break
+            if self._is_endless(starts.get(begun)):
+                endless[begun] = None
+                if starts.pop(begun, self) is self:  # it has ended meanwhile
+                    endless.pop(begun, None)
 
     def count(self, app: Any, interface: str) -> Any:
         """Return `app` with its requests counted."""
@@ -81,25 +106,63 @@ class Meter:
 
         return wsgi if interface == "wsgi" else asgi
 
-    def full(self, app: Any, interface: str) -> Any:
+    def full(self, app: Any, interface: str, *, loop: bool = False) -> Any:
         """Return `app` with its requests counted and timed. A WSGI response takes until its iterable is closed, an ASGI
-        one until its last piece is handed over; WebSockets are left alone."""
-        self._board.small[FLAGS] |= FULL | KNOWS_IN_FLIGHT
+        one until its last piece is handed over. WebSockets, and answers without an end, are not timed.
+
+        Args:
+            app: what is wrapped.
+            interface: "wsgi" or "asgi".
+            loop: all requests share one event loop, the one that beats.
+        """
+        self._board.small[FLAGS] |= FULL | KNOWS_IN_FLIGHT | (LOOP if loop else 0)
+        self._is_endless = _endless_test(interface)
         return self._wsgi(app) if interface == "wsgi" else self._asgi(app)
+
+    def timed(self) -> tuple[Callable[[], float], Callable[[float, int], None]]:
+        """For event loops whose requests are no calls of an app: what is to be called when one begins, and, with what
+        that has returned and the status, when its answer is over."""
+        self._board.small[FLAGS] |= FULL | KNOWS_IN_FLIGHT | LOOP
+        starts, first, times, small = self._starts, self._first, self._board.times, self._board.small
+        finish = self._finisher()
+
+        def begin() -> float:
+            begun = monotonic()
+            starts[begun] = None
+            if first[0]:
+                small[IN_FLIGHT] = len(starts)
+            else:
+                first[0] = times[OLDEST] = begun
+            return begun
+
+        return begin, lambda begun, status: finish(begun, PLACES[status // 100 % 10])
+
+    def counted(self) -> tuple[Callable[[], float], Callable[[float, int], None]]:
+        """The same, for counting alone."""
+        begun = self._begun
+
+        def begin() -> float:
+            begun[0] += 1
+            return 0.0
+
+        return begin, lambda begun, status: None
 
     def _finisher(self) -> Callable[[float, int], None]:
         """Return what is called at the end of each request; a closure finds its things faster than a method."""
         starts, classes, exponents, first = self._starts, self._classes, self._exponents, self._first
-        times, small = self._board.times, self._board.small
+        times, small, endless = self._board.times, self._board.small, self._endless
 
         def finish(begun: float, place: int) -> None:
-            del starts[begun]
+            try:
+                del starts[begun]
+            except KeyError:
+                endless.pop(begun, None)
             if starts:
                 if first[0] == begun:
                     for oldest in starts:
                         first[0] = times[OLDEST] = oldest
                         break
-                small[IN_FLIGHT] = len(starts)
+                small[IN_FLIGHT] = len(starts) + len(endless)
             else:
                 first[0] = times[OLDEST] = 0.0
             classes[place] += 1
@@ -109,18 +172,20 @@ class Meter:
 
     def _wsgi(self, app: Any) -> Any:
         starts, first, times, small = self._starts, self._first, self._board.times, self._board.small
-        response_class = _response_class(self._finisher())
+        endless = self._endless
+        response_class = _response_class(self._finisher(), starts)
 
         def measured(environ: Any, start_response: Any) -> Any:
             response = response_class()
             response.start_response = start_response
-            response.said = NEVER
             response.begun = begun = monotonic()
-            starts[begun] = None
+            starts[begun] = environ
             if first[0]:
-                small[IN_FLIGHT] = len(starts)
+                small[IN_FLIGHT] = len(starts) + len(endless)
             else:
                 first[0] = times[OLDEST] = begun
+                if endless:
+                    small[IN_FLIGHT] = len(starts) + len(endless)
             try:
                 result = app(environ, response)
             except BaseException:
@@ -136,45 +201,66 @@ class Meter:
 
     def _asgi(self, app: Any) -> Any:
         starts, first, times, small = self._starts, self._first, self._board.times, self._board.small
-        finish = self._finisher()
+        finish, endless = self._finisher(), self._endless
 
         async def measured(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            status = 500
-            begun = monotonic()
-            starts[begun] = None
-            if first[0]:
-                small[IN_FLIGHT] = len(starts)
-            else:
-                first[0] = times[OLDEST] = begun
+            head, begun = NOTHING, monotonic()
 
             def sending(message: Any) -> Any:
-                nonlocal begun, status
+                nonlocal begun, head
                 kind = message["type"]
                 if kind == "http.response.start":
-                    status = message["status"]
+                    head = message
                 elif kind == "http.response.body" and begun and not message.get("more_body"):
                     # Tasks that the app does after its answer are no part of the request.
-                    finish(begun, _place(status))
+                    finish(begun, PLACES[head["status"] // 100 % 10])
                     begun = 0.0
                 return send(message)
 
+            starts[begun] = sending
+            if first[0]:
+                small[IN_FLIGHT] = len(starts) + len(endless)
+            else:
+                first[0] = times[OLDEST] = begun
+                if endless:
+                    small[IN_FLIGHT] = len(starts) + len(endless)
             try:
                 await app(scope, receive, sending)
             finally:
                 if begun:
-                    finish(begun, _place(status))
+                    finish(begun, PLACES[head.get("status", 500) // 100 % 10])
+                    begun = 0.0
 
         return measured
 
 
-def _place(status: int) -> int:
-    return 0 if status < 300 else 1 if status < 400 else 2 if status < 500 else 3
+def _endless_test(interface: str) -> Callable[[Any], bool]:
+    """Return what tells by the beginning of an answer, or by the request, whether it has no end."""
+    from trapeze_backends.endless import is_endless, is_endless_raw
+
+    def raw(sending: Any) -> bool:
+        # To note it elsewhere would be one more step in each request; so it is looked up where it is used.
+        cells = dict(zip(sending.__code__.co_freevars, sending.__closure__, strict=True))
+        return is_endless_raw(cells["head"].cell_contents.get("headers") or ())
+
+    def native(head: Any) -> bool:
+        if isinstance(head, dict):  # a WebSocket under WSGI is a request that is never answered
+            return bool(head.get("HTTP_UPGRADE", "").lower() == "websocket")
+        return is_endless(head)
+
+    def test(head: Any) -> bool:
+        try:
+            return raw(head) if interface == "asgi" else native(head)
+        except Exception:  # what the app calls headers may be anything
+            return False
+
+    return test
 
 
-def _response_class(finish: Callable[[float, int], None]) -> Any:
+def _response_class(finish: Callable[[float, int], None], starts: dict[float, Any]) -> Any:
     class Response(list):  # type: ignore[type-arg]
         """One WSGI request: the start_response that the app is given, and the list that the server gets back."""
 
@@ -185,6 +271,9 @@ def _response_class(finish: Callable[[float, int], None]) -> Any:
 
         def __call__(self, status: str, headers: Any, exc_info: Any = None) -> Any:
             self.said = status
+            begun = self.begun
+            if begun in starts:
+                starts[begun] = headers
             if exc_info is None:
                 return self.start_response(status, headers)
             return self.start_response(status, headers, exc_info)
@@ -194,8 +283,8 @@ def _response_class(finish: Callable[[float, int], None]) -> Any:
                 self.begun = 0.0
                 try:
                     place = CLASSES[self.said[0]]
-                except (LookupError, TypeError):
-                    place = 3  # what the app calls a status is none: the server will say so
+                except (LookupError, TypeError, AttributeError):
+                    place = 3  # it has none, or what the app calls a status is none: the server will say so
                 finish(begun, place)
 
         def __del__(self) -> None:

@@ -74,5 +74,5 @@ def check_twice(options: Mapping[str, Any], job: Job, fields: Mapping[str, str])
     return [
         Problem(f"options.{setting}", f"set twice: it is the same as the field `{field}`")
         for setting, field in fields.items()
-        if setting in options and getattr(job, field) not in (None, False)
+        if setting in options and getattr(job, field) is not None and getattr(job, field) is not False
     ]

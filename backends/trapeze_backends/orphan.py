@@ -11,7 +11,11 @@ import stat
 from _thread import start_new_thread  # these two as they were before gevent or eventlet replaced them
 from time import sleep
 
-__all__ = ["let_go", "socket_inode"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["let_go", "replace_sockets", "socket_inode"]
 
 PATIENCE = 0.5
 """Seconds that the server has to close them itself, and in order."""
@@ -29,18 +33,26 @@ def let_go(inodes: frozenset[int]) -> None:
 def _late(inodes: frozenset[int]) -> None:
     sleep(PATIENCE)
     try:
-        # In their place comes a socket that listens where nobody knocks: whoever still accepts finds nobody, and
-        # closing it once more later does no harm.
-        import socket
-
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as nobody:
-            nobody.bind("")
-            nobody.listen(1)
-            for name in os.listdir("/proc/self/fd"):
-                if socket_inode(int(name)) in inodes:
-                    os.dup2(nobody.fileno(), int(name), inheritable=False)
+        replace_sockets(fd for fd in map(int, os.listdir("/proc/self/fd")) if socket_inode(fd) in inodes)
     except OSError:
         return  # out of descriptors: the server closes them when it comes to it
+
+
+def replace_sockets(fds: Iterable[int]) -> None:
+    """Put a socket that listens where nobody knocks in the place of these listeners.
+
+    Whoever still accepts finds nobody, and closing it once more later does no harm.
+
+    Raises:
+        OSError: out of descriptors.
+    """
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as nobody:
+        nobody.bind("")
+        nobody.listen(1)
+        for fd in fds:
+            os.dup2(nobody.fileno(), fd, inheritable=False)
 
 
 def socket_inode(fd: int) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Backend, Job
 
-__all__ = ["DEFAULT", "Trust", "proxied", "trusted_by"]
+__all__ = ["DEFAULT", "Trust", "proxied", "told", "trusted_by"]
 
 DEFAULT = ("127.0.0.1", "::1", "unix")
 """Proxies on this machine."""
@@ -115,6 +115,25 @@ def proxied(app: Any, interface: str, entries: Iterable[str]) -> Any:
     """Return `app`, told by trusted proxies who its client is, and which scheme and host it asked for."""
     trust = Trust(entries)
     return _wsgi(app, trust) if interface == "wsgi" else _asgi(app, trust)
+
+
+def told(
+    trust: Trust, peer: str, forwarded: str, scheme: str, host: str
+) -> tuple[tuple[str, int] | None, str, str] | None:
+    """Return client, scheme and host as a proxy has told them, None or "" for what it has not; None if it is not
+    believed. For servers whose requests are neither an environ nor a scope.
+
+    Args:
+        trust: who is.
+        peer: address of the other end, "" for a Unix peer.
+        forwarded: the header X-Forwarded-For, several lines of it as one list.
+        scheme: X-Forwarded-Proto.
+        host: X-Forwarded-Host.
+    """
+    if not (peer in trust if peer else trust.unix):
+        return None
+    said = _last(scheme).lower()
+    return trust.client(forwarded) if forwarded else None, said if said in ("http", "https") else "", _last(host)
 
 
 def _wsgi(app: Any, trust: Trust) -> Any:

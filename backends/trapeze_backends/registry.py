@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trapeze_backends.contract import Backend
 
-__all__ = ["BUILT_IN", "ENTRY_POINTS", "auto", "get"]
+__all__ = ["AUTO", "BUILT_IN", "ENTRY_POINTS", "auto", "get"]
 
 ENTRY_POINTS = "trapeze.backends"
 """Group of entry points: name = "package.module:Class"; what is named is called without arguments."""
@@ -24,12 +24,17 @@ BUILT_IN = {
     "bjoern": "trapeze_backends.bjoern",
     "werkzeug": "trapeze_backends.werkzeug",
     "chaussette": "trapeze_backends.chaussette",
+    "aiohttp": "trapeze_backends.aiohttp",
+    "daphne": "trapeze_backends.daphne",
     "fastpysgi": "trapeze_backends.fastpysgi",
     "granian": "trapeze_backends.granian",
+    "hypercorn": "trapeze_backends.hypercorn",
+    "tornado": "trapeze_backends.tornado",
+    "uwsgi": "trapeze_backends.uwsgi",
 }
 """The same as our own entry points say: reading those would cost every worker 30 ms."""
 
-AUTO = {"wsgi": "gunicorn", "asgi": "uvicorn"}
+AUTO = {"wsgi": "gunicorn", "asgi": "uvicorn", "aiohttp": "aiohttp", "tornado": "tornado"}
 
 
 def auto(interface: str) -> str:

@@ -10,6 +10,7 @@ from socket import socket as Socket  # noqa: N812  (the plain class: what patche
 from trapeze_backends import registry
 from trapeze_backends.contract import StartError
 from trapeze_backends.detect import detect
+from trapeze_backends.features import field_problems, is_program
 from trapeze_backends.loading import call_factory, call_hook, failure, load, use_app_dir
 from trapeze_backends.proxied import proxied, trusted_by
 from trapeze_backends.worker import Worker
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
     from trapeze_backends.contract import Backend, Job
     from trapeze_backends.notify import Notifier
 
-__all__ = ["Loaded", "choose_interface", "import_app", "prepared_backend", "run", "serve"]
+__all__ = [
+    "Loaded",
+    "adopt",
+    "begin",
+    "choose_interface",
+    "import_app",
+    "load_app",
+    "prepare_app",
+    "prepared_backend",
+    "run",
+    "serve",
+    "spelt",
+]
 
 
 class Loaded:
@@ -41,15 +54,27 @@ def serve(job: Job, notifier: Notifier) -> None:
     Raises:
         StartError: it cannot start.
     """
-    sockets = _adopt(job)
+    sockets = adopt(job)
     run(job, notifier, import_app(job), sockets)
 
 
 def import_app(job: Job) -> Loaded:
-    """Import the app and make up our mind about what serves it.
+    """Import the app and make up our mind about what serves it; for a server that is a program, it stays None.
 
     Raises:
         StartError: there is no such app, or it fails, or nothing can serve it.
+    """
+    backend = begin(job)
+    if backend is not None and is_program(backend):
+        return Loaded(None, job.interface if job.interface != "auto" else min(backend.interfaces), backend)
+    return load_app(job, backend)
+
+
+def begin(job: Job) -> Backend | None:
+    """Get this interpreter ready for the app, and the backend; None when only the app can tell which it is.
+
+    Raises:
+        StartError: the backend is not known or not installed, or cannot do what the job asks for.
     """
     # What Python does on SIGINT (a traceback from wherever it is) helps nobody here, until a server is in charge.
     import _signal
@@ -60,14 +85,22 @@ def import_app(job: Job) -> Loaded:
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     use_app_dir(job.app_dir)
-    backend = prepared_backend(job)
+    return prepared_backend(job)
+
+
+def load_app(job: Job, backend: Backend | None) -> Loaded:
+    """Import the app itself.
+
+    Raises:
+        StartError: there is no such app, or it fails, or this backend cannot serve it.
+    """
     app, interface = choose_interface(load(job), job)
     if backend is None:
         job.backend = registry.auto(interface)
         backend = prepared_backend(job)
     assert backend is not None
     if interface not in backend.interfaces:
-        served = " and ".join(sorted(backend.interfaces)).upper()
+        served = " and ".join(spelt(each) for each in sorted(backend.interfaces))
         raise StartError(
             f"{job.app} is {_article(interface)} app and {backend.name} serves {served} only",
             hint=f'backend = "{registry.auto(interface)}" serves it',
@@ -81,26 +114,12 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
     Raises:
         StartError: it cannot start.
     """
-    app, interface, backend = loaded.app, loaded.interface, loaded.backend
-    job.backend = backend.name
-    if sockets is None:
-        sockets = _adopt(job)
-    worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
-    worker.holds(sockets)
-    if job.after_fork:
-        call_hook("after_fork", job.after_fork, job.app_dir)
-    if job.root_path:
-        from trapeze_backends.mounted import mounted
+    backend = loaded.backend
+    if is_program(backend):
+        from trapeze_backends.program import become
 
-        app = mounted(app, interface, job.root_path)
-    if interface == "wsgi":
-        worker.check_wsgi_health(app)
-    if job.access_log:
-        from trapeze_backends.accesslog import logged
-
-        app = logged(app, interface)
-    app = proxied(worker.measure(app), interface, trusted_by(job, backend))
-    _listen(job, sockets, interface)
+        become(job, notifier, backend, adopt(job) if sockets is None else sockets)
+    app, sockets, worker = prepare_app(job, notifier, loaded, sockets)
     try:
         backend.run(app, sockets, worker)
         if worker.is_ready:
@@ -114,6 +133,45 @@ def run(job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socke
         raise StartError(f"{backend.name} ended before it accepted connections")
 
 
+def prepare_app(
+    job: Job, notifier: Notifier, loaded: Loaded, sockets: list[socket.socket] | None = None
+) -> tuple[Any, list[socket.socket], Worker]:
+    """Return the app with all around it that the fields of the service ask for, its sockets, and the worker.
+
+    Raises:
+        StartError: `after_fork` failed, or the app is not healthy.
+    """
+    app, interface, backend = loaded.app, loaded.interface, loaded.backend
+    job.backend = backend.name
+    if sockets is None:
+        sockets = adopt(job)
+    worker = Worker(job, notifier, interface=interface, backend=backend.name, version=backend.version())
+    worker.holds(sockets)
+    worker.app = app
+    if job.after_fork:
+        call_hook("after_fork", job.after_fork, job.app_dir)
+    if interface in ("wsgi", "asgi"):
+        app = _wrapped(app, worker, trusted_by(job, backend))
+    _listen(job, sockets, interface)
+    return app, sockets, worker
+
+
+def _wrapped(app: Any, worker: Worker, trusted: list[str]) -> Any:
+    """What is done around every WSGI and ASGI app. For apps of one server that server's backend does it."""
+    job, interface = worker.job, worker.interface
+    if job.root_path:
+        from trapeze_backends.mounted import mounted
+
+        app = mounted(app, interface, job.root_path)
+    if interface == "wsgi":
+        worker.check_wsgi_health(app)
+    if job.access_log:
+        from trapeze_backends.accesslog import logged
+
+        app = logged(app, interface)
+    return proxied(worker.measure(app), interface, trusted)
+
+
 def prepared_backend(job: Job) -> Backend | None:
     """Return the backend, told to prepare for the app; None when only the app can tell which it is.
 
@@ -125,8 +183,6 @@ def prepared_backend(job: Job) -> Backend | None:
             return None
         job.backend = registry.auto(job.interface)
     backend = registry.get(job.backend)
-    from trapeze_backends.features import field_problems
-
     problems = backend.check(job) or field_problems(backend, job)
     if problems:
         first = problems[0]
@@ -137,7 +193,7 @@ def prepared_backend(job: Job) -> Backend | None:
 
 
 def choose_interface(app: Any, job: Job) -> tuple[Any, str]:
-    """Return the app, made and wrapped as need be, and what it speaks: "wsgi" or "asgi".
+    """Return the app, made and wrapped as need be, and what it speaks: "wsgi", "asgi", "aiohttp" or "tornado".
 
     Raises:
         StartError: that cannot be told, or no backend speaks it.
@@ -149,13 +205,22 @@ def choose_interface(app: Any, job: Job) -> tuple[Any, str]:
             print(text, file=sys.stderr, flush=True)
         app = call_factory(app, job.app)
         kind = detect(app)
-    if job.interface != "auto":
+    if job.interface in ("wsgi", "asgi"):
         kind = "wsgi" if job.interface == "wsgi" else "asgi2" if kind == "asgi2" else "asgi3"
+    elif job.interface != "auto" and kind != job.interface:
+        raise _another(app, kind, job)
     if kind == "asgi2":
         return _single(app), "asgi"
     if kind in ("asgi3", "wsgi"):
         return app, kind[:4]
+    if kind in ("aiohttp", "tornado"):
+        return app, kind
     raise _cannot_tell(app, kind, job)
+
+
+def _another(app: Any, kind: str, job: Job) -> StartError:
+    hint = "does it make the app? factory = true" if kind == "factory" else 'interface = "auto" looks at it'
+    return StartError(f"{job.app} is no {job.interface} app, it is {type(app).__name__}", hint=hint)
 
 
 def _cannot_tell(app: Any, kind: str, job: Job) -> StartError:
@@ -164,10 +229,15 @@ def _cannot_tell(app: Any, kind: str, job: Job) -> StartError:
         return StartError(
             f"{job.app} is no app: {type(app).__name__} cannot be called", hint='name the app itself: "module:object"'
         )
-    if package in ("aiohttp", "tornado", "twisted"):
+    if package == "twisted":
         return StartError(
             f"{job.app} is a {package} app, which speaks neither WSGI nor ASGI",
             hint=f"run it by {package}'s own server, as a command with {{fd:{job.service}}}",
+        )
+    if package in ("aiohttp", "tornado"):
+        return StartError(
+            f"{job.app} is {type(app).__name__} of {package}, and no app of it",
+            hint="name the object of aiohttp.web.Application or tornado.web.Application",
         )
     if kind == "rsgi":
         return StartError(f"{job.app} is an RSGI app, which no backend here serves")
@@ -183,19 +253,24 @@ def _single(app: Any) -> Any:
     return asgi3
 
 
+def spelt(interface: str) -> str:
+    """Return the name of an interface as people write it."""
+    return interface.upper() if interface in ("wsgi", "asgi") else interface
+
+
 def _article(interface: str) -> str:
-    return "an ASGI" if interface == "asgi" else "a WSGI"
+    return f"{'an' if interface[0] == 'a' else 'a'} {spelt(interface)}"
 
 
 def _listen(job: Job, sockets: list[socket.socket], interface: str) -> None:
     """Sockets that are this worker's own are listened on from now on, all others are already. Servers for ASGI apps
     call listen() themselves, after the app's start-up."""
     for sock, listener in zip(sockets, job.listeners, strict=True):
-        if interface == "wsgi" and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if interface in ("wsgi", "tornado") and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             sock.listen(listener.backlog)
 
 
-def _adopt(job: Job) -> list[socket.socket]:
+def adopt(job: Job) -> list[socket.socket]:
     """Take over the listening sockets: family and protocol are read off each; the app's own children get none."""
     # The app may have set one while it was imported. It is for the app's own connections: our listeners would get it.
     timeout = socket.getdefaulttimeout()

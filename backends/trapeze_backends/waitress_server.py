@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import time
 from typing import Any
@@ -11,7 +12,7 @@ from waitress import wasyncore
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
-from trapeze_backends.accepting import Room
+from trapeze_backends.accepting import Beats, Room
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app
@@ -19,6 +20,9 @@ from trapeze_backends.wsgi_common import adapt_app
 __all__ = ["run"]
 
 THREADS = 4
+
+PATIENCE = 10.0
+"""Seconds that a new connection may be silent, however short `keepalive` is."""
 
 
 def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
@@ -44,16 +48,14 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     _Wake(worker.wake_fd(), map=channels)
     worker.restore_backlog([server.socket for server in servers])
     worker.ready()
-    pause = min(worker.pulse, servers[0].adj.cleanup_interval)
+    beats, cleanup = Beats(worker, room), servers[0].adj.cleanup_interval
     while not worker.stopping:
-        worker.beat(in_flight=room.busy)
-        wasyncore.loop(timeout=pause, map=channels, use_poll=True, count=1)
+        wasyncore.loop(timeout=min(beats.beat(), cleanup), map=channels, use_poll=True, count=1)
     for server in servers:
         server.accepting = False
         # Not server.close(): that one ends the trigger, which the threads need to have their answers sent.
         wasyncore.dispatcher.close(server)
     _drain(channels, worker)
-    dispatcher.shutdown(timeout=0.1)
 
 
 def _settings(worker: Worker) -> dict[str, Any]:
@@ -68,18 +70,29 @@ def _settings(worker: Worker) -> dict[str, Any]:
 
 
 class _Pool(ThreadedTaskDispatcher):
-    """waitress's threads; whoever waits for one is in the room."""
+    """waitress's threads, with a queue that costs less. Whoever waits in it is in the room.
+
+    There is no line on stderr for each request that has to wait, as waitress's own writes it.
+    """
 
     def __init__(self, room: Room) -> None:
         super().__init__()
+        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.room = room
 
     def add_task(self, task: Any) -> None:
-        """Without waitress's line on stderr for each request that has to wait."""
+        """A request is there."""
         self.room.enter()
-        with self.lock:
-            self.queue.append(task)
-            self.queue_cv.notify()
+        self.queue.put(task)
+
+    def handler_thread(self, thread_no: int) -> None:
+        """Serve one after the other; these threads end with the process."""
+        while True:
+            task = self.queue.get()
+            try:
+                task.service()
+            except BaseException:  # the pool must not lose a thread, as waitress's own does not
+                self.logger.exception("Exception when servicing %r", task)
 
 
 def _server_class(base: type[Any]) -> type[Any]:
@@ -99,9 +112,10 @@ def _server_class(base: type[Any]) -> type[Any]:
                 super().handle_accept()
 
         def maintenance(self, now: float) -> None:
-            """Close idle connections, but none whose next request is there already."""
+            """Close idle connections, but none whose request is there already, or may still come as its first."""
             for channel in self.active_channels.values():
-                if not channel.requests and _unread(channel):
+                is_new = not channel.served and now < channel.creation_time + PATIENCE
+                if not channel.requests and (is_new or _unread(channel)):
                     channel.last_activity = now
             super().maintenance(now)
 
@@ -149,10 +163,10 @@ class _Parser(HTTPRequestParser):
 
 def _channel_class(worker: Worker, room: Room) -> type[Any]:
     class Task(WSGITask):
-        """While draining, answers say that the connection closes."""
+        """While draining, and with keepalive = 0, answers say that the connection closes."""
 
         def build_response_header(self) -> bytes:
-            if worker.stopping:
+            if worker.stopping or worker.job.keepalive == 0:
                 self.request.headers["CONNECTION"] = "close"
             return bytes(super().build_response_header())
 
@@ -161,6 +175,7 @@ def _channel_class(worker: Worker, room: Room) -> type[Any]:
 
         task_class = Task
         parser_class = _Parser
+        served = False
 
         def __init__(self, server: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(server, sock, *args, **kwargs)
@@ -170,6 +185,7 @@ def _channel_class(worker: Worker, room: Room) -> type[Any]:
 
         def service(self) -> None:
             """One request, in a thread of the pool."""
+            self.served = True
             try:
                 super().service()
             finally:

@@ -34,7 +34,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         app = _debugged(app, options.get("evalex", False))
     threaded = options.get("threaded", True)
     room = Room(worker.job.threads or ANY_NUMBER, lambda: acceptor.wake())
-    acceptor = Acceptor(worker, room, _in_thread if threaded else _Connection.serve, SILENCE)
+    acceptor = Acceptor(worker, room, _in_thread if threaded else _Connection.serve, SILENCE, SILENCE)
     for sock in sockets:
         server = _Server(sock, adapt_app(app, sock, worker), room)
         server.multithread = threaded

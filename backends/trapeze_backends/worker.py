@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any
+    from typing import Any, NoReturn
 
     from trapeze_backends.contract import Job
     from trapeze_backends.notify import Notifier
 
 __all__ = ["Worker"]
-
-GRACEFUL = "graceful"
-FAST = "fast"
 
 
 class Worker:
@@ -36,9 +33,10 @@ class Worker:
 
     Attributes:
         job: what was asked for.
-        interface: "wsgi" or "asgi", as it was found or said.
+        interface: "wsgi", "asgi", "aiohttp" or "tornado", as it was found or said.
         stopping: it was asked to leave: accept no more, finish what was accepted, return from `run`.
         grace_ends: when idle connections and endless answers are to be closed, monotonic seconds.
+        app: the user's own, without what is put around it: for what a server asks it besides calling it.
     """
 
     def __init__(self, job: Job, notifier: Notifier, *, interface: str, backend: str, version: str) -> None:
@@ -48,6 +46,7 @@ class Worker:
         self.version = version
         self.stopping = False
         self.grace_ends = float("inf")
+        self.app: Any = None
         self.is_ready = False
         self._is_healthy = not job.health
         self._notifier = notifier
@@ -120,14 +119,26 @@ class Worker:
         """The supervisor is gone."""
         return bool(self.job.parent) and os.getppid() != self.job.parent
 
-    def leave_now(self) -> None:
-        """End the process with 0, without waiting for requests or threads."""
+    def leave_now(self, status: int = 0) -> NoReturn:
+        """End the process, without waiting for requests or threads."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError, AttributeError):
                 continue
-        os._exit(0)
+        os._exit(status)
+
+    def leave(self) -> NoReturn:
+        """End the process as a program ends that has drained: for servers that do not return from `run`."""
+        import atexit
+
+        atexit._run_exitfuncs()
+        self.leave_now()
+
+    def fail(self, error: StartError) -> NoReturn:
+        """Report why it cannot start, and end: for servers that do not return from `run`."""
+        self._notifier.error(error.message, traceback=error.traceback, hint=error.hint)
+        self.leave_now(3)
 
     async def check_health(self, app: Any, state: dict[str, Any] | None = None) -> None:
         """Ask an ASGI app the `health` request, if there is one: after its start-up, before anything is accepted.
@@ -184,10 +195,18 @@ class Worker:
     def measure(self, app: Any) -> Any:
         """Return `app` with as much counting around it as the job needs: mostly none."""
         if self.job.board and self.job.board.get("full"):
-            return Meter(self._board).full(app, self.interface)
+            from trapeze_backends.green import is_patched
+
+            return Meter(self._board).full(app, self.interface, loop=self.interface == "asgi" or is_patched())
         if self.job.max_requests:
             return Meter(self._board).count(app, self.interface)
         return app
+
+    def meter(self) -> tuple[Callable[[], float], Callable[[float, int], None]] | None:
+        """The same for servers whose requests are no calls of an app; see `Meter.timed`. None if nothing is counted."""
+        if self.job.board and self.job.board.get("full"):
+            return Meter(self._board).timed()
+        return Meter(self._board).counted() if self.job.max_requests else None
 
     @property
     def pulse(self) -> float:

@@ -1,7 +1,8 @@
 """Modes zygote and spare: import the app once, say READY, and make workers of it, now and later.
 
-A zygote forks a worker for each request. A spare, and a zygote whose app cannot be forked safely, stands by and becomes
-a worker itself when it is asked to. Neither holds a listening socket: descriptors come with each request.
+A zygote forks a worker for each request, or an heir: a process like itself, with a line of its own, which goes on with
+what was imported when the zygote is killed. A spare, and a zygote whose app cannot be forked safely, stands by and
+becomes a worker itself when it is asked to. None of them holds a listening socket: descriptors come with each request.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import signal
 import sys
 
 from trapeze_backends import forkclean
-from trapeze_backends.contract import Job
+from trapeze_backends.contract import Job, StartError
+from trapeze_backends.features import is_program, why_not_preloaded
 from trapeze_backends.forking import Line, Order, Reserve, begin, close_all, fork_reserve, fork_worker, own_pid
 from trapeze_backends.notify import Notifier
 from trapeze_backends.serve import Loaded, import_app
@@ -43,26 +45,26 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
         raise ValueError("a zygote needs fork_fd")
     line = Line(job.fork_fd)
     before = forkclean.look()
-    threshold = gc.get_threshold()
-    # Not gc.disable(): so the app's own word on it is still known afterwards. A collection now would move nothing out
-    # of the way and only cost time; what is left over is frozen with the rest.
-    gc.set_threshold(0)
+    threshold = _pause()
     loaded = _import_all(job)
-    unsafe = _unsafe(before, job)
+    unsafe = why_not_preloaded(loaded.backend) or _unsafe(before, job)
+    if threshold is None and not unsafe:
+        unsafe = f"the garbage collector of {sys.implementation.name} moves what forked workers would share"
     forks = job.mode == "zygote" and (not unsafe or job.preload is True)
-    gc.freeze()  # or the first full collection would write to every object, and copy every page
+    if threshold is not None:
+        gc.freeze()  # or the first full collection would write to every object, and copy every page
     if not forks:
         _resume(threshold)
     for number in {signal.SIGTERM, job.stop_signal}:
         signal.signal(number, _leave)
     backend = loaded.backend
     notifier.ready(interface=loaded.interface, backend=backend.name, version=backend.version(), unsafe=unsafe)
-    order = _next_worker(line, notifier) if forks else _next(line).order
+    order = _next_order(line, notifier, loaded) if forks else _next(line).order
     for number in {signal.SIGTERM, job.stop_signal}:
         signal.signal(number, signal.SIG_DFL)
     if not forks:
         line.answer(order.id, pid=own_pid())
-    line.close()
+        line.close()
     if order.job.notify_fd is not None:
         notifier.close()
         notifier = Notifier(order.job.notify_fd)
@@ -77,12 +79,15 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
 def _import_all(job: Job) -> Loaded:
     """The app, the modules of its server, and what frameworks import when the first request comes."""
     loaded = import_app(job)
+    if is_program(loaded.backend):
+        return loaded
     preload = getattr(loaded.backend, "preload", None)  # a backend need not inherit from ours
     if preload is not None:
         try:
             preload(job, loaded.interface)
+        except StartError:
+            pass  # the worker will find the same, and reports it
         except Exception as error:
-            # It will fail again in the worker, which reports it.
             print(f"preload: {loaded.backend.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     warm(job, loaded.interface)
     return loaded
@@ -105,10 +110,28 @@ def _next(line: Line) -> Packet:
     return packet
 
 
-def _next_worker(line: Line, notifier: Notifier) -> Order:
-    """Have a worker for each request, for as long as there are any. Returns in the workers.
+def _next_order(line: Line, notifier: Notifier, loaded: Loaded) -> Order:
+    """Fork for as long as there are requests. Returns in the workers; heirs go on here as their zygote does."""
+    reserves = True
+    while True:
+        order = _next_fork(line, notifier, reserves=reserves)
+        line.close()
+        if order.job.mode != "zygote" or order.job.fork_fd is None:
+            return order
+        notifier.close()
+        begin(order)
+        line, notifier = Line(order.job.fork_fd), Notifier(order.job.notify_fd)
+        backend = loaded.backend
+        # What there is to say against forking, the zygote has said.
+        notifier.ready(interface=loaded.interface, backend=backend.name, version=backend.version(), unsafe="")
+        reserves = False
 
-    While nobody asks, one is forked in advance: the next crash is replaced without the time that forking takes.
+
+def _next_fork(line: Line, notifier: Notifier, *, reserves: bool) -> Order:
+    """Have a process for each request, for as long as there are any. Returns in these, with the request.
+
+    While nobody asks, one is forked in advance: the next crash is replaced without the time that forking takes. Without
+    `reserves` only from the first request on: before that, an heir is needed by nobody.
     """
     reserve: Reserve | None = None
 
@@ -117,13 +140,13 @@ def _next_worker(line: Line, notifier: Notifier) -> Order:
         notifier.close()
 
     while True:
-        if reserve is None and line.is_quiet(PAUSE):
+        if reserves and reserve is None and line.is_quiet(PAUSE):
             made = _reserve(let_go)
             if isinstance(made, Order):
                 return made
             reserve = made
         packet = _next(line)
-        number = packet.order.id
+        number, reserves = packet.order.id, True
         handed, reserve = reserve, None
         if handed is not None and handed.hand_on(packet):
             line.answer(number, pid=handed.pid)
@@ -147,9 +170,22 @@ def _reserve(let_go: Callable[[], None]) -> Reserve | Order | None:
         return None
 
 
-def _resume(threshold: tuple[int, int, int]) -> None:
+def _pause() -> tuple[int, int, int] | None:
+    """Have the garbage collector rest; returns how it was set, None where it cannot be set (PyPy).
+
+    Not gc.disable(): so the app's own word on it is still known afterwards. A collection now would move nothing out of
+    the way and only cost time; what is left over is frozen with the rest.
+    """
+    if not hasattr(gc, "freeze"):
+        return None
+    threshold = gc.get_threshold()
+    gc.set_threshold(0)
+    return threshold
+
+
+def _resume(threshold: tuple[int, int, int] | None) -> None:
     """Let the garbage collector go on, unless the app has made settings of its own."""
-    if gc.get_threshold()[0] == 0:
+    if threshold is not None and gc.get_threshold()[0] == 0:
         gc.set_threshold(*threshold)
 
 

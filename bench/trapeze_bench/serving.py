@@ -16,7 +16,7 @@ from trapeze_bench import procfs, wire
 from trapeze_bench.table import Figure, middle, pairwise, spread
 from trapeze_bench.targets import PAIRS, WORKERS, Failed, Running, Target, running
 
-__all__ = ["Effort", "alternate", "kill", "start", "throughput"]
+__all__ = ["Effort", "alternate", "duel", "kill", "start", "throughput"]
 
 START_BOUNDS = {"gunicorn": 2.0, "uvicorn": 1.0}
 HEALTHY = 5.0
@@ -164,11 +164,12 @@ def throughput(effort: Effort) -> list[Figure]:
     figures = []
     for backend, ours, native in PAIRS:
         with running(ours) as one, running(native) as other:
-            figures += _duel(backend, one, other, effort)
+            figures += duel(f"{backend}: of native", one, other, effort, at_least=0.97)
     return figures
 
 
-def _duel(backend: str, one: Running, other: Running, effort: Effort) -> list[Figure]:
+def duel(name: str, one: Running, other: Running, effort: Effort, *, at_least: float | None) -> list[Figure]:
+    """Both servers under wrk in turns: the ratio of their rates, and of the processor time that a request takes."""
     costs: dict[str, list[float]] = {one.name: [], other.name: []}
     idle: list[float] = []
     for server in (one, other):
@@ -190,18 +191,17 @@ def _duel(backend: str, one: Running, other: Running, effort: Effort) -> list[Fi
         f"{statistics.median(idle):.2f} % of a processor"
     )
     rates = Figure(
-        f"throughput, {backend}: of native", pairwise(ours, native), "ratio", at_least=0.97, note=note, samples=samples
+        f"throughput, {name}", pairwise(ours, native), "ratio", at_least=at_least, note=note, samples=samples
     )
     effort.say(f"{rates.name}: {rates.measured}, {note}")
-    return [rates, _cost(backend, costs, one.name, other.name)]
+    return [rates, _cost(name, costs, one.name, other.name)]
 
 
-def _cost(backend: str, costs: dict[str, list[float]], ours: str, native: str) -> Figure:
+def _cost(name: str, costs: dict[str, list[float]], ours: str, native: str) -> Figure:
     """Says whether a lower throughput was the workers' own doing or somebody else's load."""
     one, other = costs[ours], costs[native]
     note = f"{middle(one, other)}; {spread(one)} us, native {spread(other)} us, in the workers; no bound of its own"
-    name = f"processor time per request, {backend}: of native"
-    return Figure(name, pairwise(one, other), "ratio", note=note, samples=costs)
+    return Figure(f"processor time per request, {name}", pairwise(one, other), "ratio", note=note, samples=costs)
 
 
 def _load(server: Running, idle: Running, seconds: int) -> tuple[float, float, float]:

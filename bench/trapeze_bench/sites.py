@@ -58,6 +58,7 @@ BACKENDS = {
     "gunicorn-eventlet": _gunicorn("eventlet"),
     "gunicorn-asgi": Web(app=ASGI),
     "uvicorn": Web(app=ASGI, backend="uvicorn"),
+    **{name: Web(backend=name) for name in ("waitress", "gevent", "cheroot", "bjoern", "werkzeug")},
     **{
         f"chaussette-{name}": _chaussette(name)
         for name in ("waitress", "wsgiref", "gevent", "geventwebsocket", "eventlet", "bjoern")

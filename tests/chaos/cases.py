@@ -25,11 +25,13 @@ class Case(NamedTuple):
     """One request at a time in each worker, and no connections kept."""
     split: bool = False
     """Answers come from children of the worker."""
+    closes: bool = False
+    """It closes each connection after its answer."""
 
     @property
     def keeps(self) -> bool:
         """Does it take `keepalive`? (bjoern keeps connections for as long as the client likes.)"""
-        return not self.single and not self.split
+        return not self.single and not self.split and not self.closes
 
 
 def _gunicorn(kind: str, **more: object) -> Case:
@@ -49,15 +51,28 @@ CASES = (
     Case("gunicorn-asgi", "gunicorn", interface="asgi", modules=("gunicorn.asgi",)),
     Case("uvicorn-uvloop", "uvicorn", interface="asgi", modules=("uvicorn", "uvloop")),
     Case("uvicorn-asyncio", "uvicorn", '{ loop = "asyncio", http = "h11" }', "asgi", ("uvicorn", "h11")),
+    Case("hypercorn-uvloop", "hypercorn", interface="asgi", modules=("hypercorn", "uvloop")),
+    Case("hypercorn-asyncio", "hypercorn", '{ worker_class = "asyncio" }', "asgi", ("hypercorn",)),
+    Case("hypercorn-wsgi", "hypercorn", modules=("hypercorn",)),
+    Case("daphne", "daphne", interface="asgi", modules=("daphne",)),
+    Case("aiohttp", "aiohttp", interface="aiohttp", modules=("aiohttp",)),
+    Case("tornado", "tornado", interface="tornado", modules=("tornado",)),
+    Case("tornado-wsgi", "tornado", modules=("tornado",)),
     _chaussette("wsgiref", single=True),
     _chaussette("waitress", "waitress"),
     _chaussette("gevent", "gevent"),
     _chaussette("geventwebsocket", "geventwebsocket"),
     _chaussette("eventlet", "eventlet"),
     _chaussette("bjoern", "bjoern", split=True),
+    Case("waitress", "waitress", modules=("waitress",)),
+    Case("gevent", "gevent", modules=("gevent",)),
+    Case("cheroot", "cheroot", modules=("cheroot",)),
+    Case("bjoern", "bjoern", modules=("bjoern",), split=True),
+    Case("werkzeug", "werkzeug", modules=("werkzeug",), closes=True),
     Case("fastpysgi", "fastpysgi", modules=("fastpysgi",)),
     Case("granian-wsgi", "granian", modules=("granian",)),
     Case("granian-asgi", "granian", interface="asgi", modules=("granian", "uvloop")),
+    Case("uwsgi", "uwsgi", modules=("pyuwsgi",), closes=True),
 )
 
 

@@ -264,11 +264,15 @@ class Driver:
         self._configured(shop)
 
     def backend(self, shop: Shop) -> None:
-        """Another server, or back to its own."""
+        """Another server, or other options of the only one for such an app; or back to its own."""
         if shop.changed:
             shop.backend, shop.options = shop.case.backend, shop.case.options
         elif shop.case.interface == "asgi":
             shop.backend, shop.options = ("gunicorn" if shop.backend == "uvicorn" else "uvicorn"), "{}"
+        elif shop.case.interface == "aiohttp":
+            shop.options = "{ loop = 'asyncio' }"
+        elif shop.case.interface == "tornado":
+            shop.options = "{ chunk_size = 32768 }"
         else:
             shop.backend, shop.options = "gunicorn", "{ worker_class = 'gthread', threads = 3 }"
         self._configured(shop)

@@ -13,7 +13,9 @@ LONG = bool(os.environ.get("CHAOS_SECONDS"))
 SECONDS = float(os.environ.get("CHAOS_SECONDS") or 4)
 """Operations are dealt for so long to each group of backends, but one whole round at least."""
 
-SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(1_000_000))
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", "")
+SEED = int(os.environ.get("CHAOS_SEED") or (int(_RUN[:8], 16) if _RUN else random.randrange(1_000_000)))
+"""The same in all processes of one run: they share out the operations by it."""
 
 ROUNDS = 200 if LONG else 24
 """Rounds of the test that looks for descriptors that stay open."""

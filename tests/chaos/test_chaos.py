@@ -20,7 +20,8 @@ from tests.chaos.world import Makers
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(4 * SECONDS + 240)]
 
 _CHOSEN = [case for case in CASES if not ONLY or case.name in ONLY]
-GROUPS = [_CHOSEN[start::3] for start in range(min(3, len(_CHOSEN)))]
+_NUMBER = -(-len(_CHOSEN) // 4)
+GROUPS = [_CHOSEN[start::_NUMBER] for start in range(_NUMBER)]
 """Four at a time: as much as two processors can serve while workers of all of them start."""
 
 
@@ -46,4 +47,4 @@ def share(position: int) -> list[str]:
     if LONG or len(GROUPS) < 3:
         return names
     random.Random(SEED).shuffle(names)
-    return names[position::3]
+    return names[position :: len(GROUPS)]

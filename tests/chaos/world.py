@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -69,6 +70,7 @@ class Shop:
         }  # fmt: skip
         self.bound = [self.moving[0]]
         self.mode = "0600"
+        shutil.copy(ROOT / "tests" / "support" / "apps" / "nativeapp.py", self.directory)
         self.write()
 
     def write(self, *, health: int = 200, broken: str = "") -> None:

@@ -148,6 +148,7 @@ APP_CASES = {
     "lifespan fails": ("lifespan:app", 1, "lifespan start-up failed", False),
     "imports what is missing": ("imports:app", 1, "No module named 'nosuchthing'", True),
     "exits while importing": ("exits:app", 1, "importing exits failed: SystemExit: 5", True),
+    "ends while importing": ("leaves:app", 1, "web: zygote exited with status 7 while importing leaves", False),
     "is no app": ("noapp:app", 1, "noapp:app is no app: int cannot be called", False),
     "wrong interface": ("lifespan:app", 1, "serves WSGI only", False),
 }
@@ -164,6 +165,7 @@ def test_app(case: str, verb: str, site: Site) -> None:
     site.write("imports.py", "import nosuchthing\n")
     site.write("exits.py", "import sys\nsys.exit(5)\n")
     site.write("noapp.py", "app = 5\n")
+    site.write("leaves.py", "import os\nos._exit(7)\n")
     app, code, message, traceback = APP_CASES[case]
     backend = "chaussette" if case == "wrong interface" else "auto"
     listener = site.tcp()
@@ -234,6 +236,21 @@ def test_port_in_use(site: Site) -> None:
     )
     assert error[0].endswith(f"pid {os.getpid()}")
     nothing_left(site, server.runtime_dir)
+
+
+def test_unix_socket_of_another_instance(site: Site) -> None:
+    """Its supervisor is named, as for a port, and not the worker that called listen() last."""
+    path = site.directory / "web.sock"
+    first = serve(site, f"unix:{path}").ready()
+
+    second = run(
+        "serve", "web:wsgi", "--app-dir", str(APPS), "--name", "other", "--bind", f"unix:{path}", env=first.env
+    )
+
+    assert second.code == 2
+    assert "address already in use (EADDRINUSE), held by " in second.err
+    assert second.err.rstrip().endswith(f" pid {first.pid}")
+    assert first.stop() == 0
 
 
 def test_unix_socket_in_use(site: Site) -> None:

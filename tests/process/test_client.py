@@ -161,6 +161,14 @@ def test_status_as_json(fake: FakeDoor) -> None:
 
 def test_status_of_what_does_not_exist(fake: FakeDoor) -> None:
     assert run("status", "api") == (2, "", 'error: there is no service named "api"\nhint: services: web, redis\n')
+    code, out, err = run("status", "--json", "api")
+    assert (code, err) == (2, "")
+    assert json.loads(out) == {
+        "code": "unknown",
+        "message": 'there is no service named "api"',
+        "hint": "services: web, redis",
+        "problems": [],
+    }
 
 
 def test_nobody_there(environ: Environ) -> None:

@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -217,13 +218,15 @@ def terminal() -> Iterator[Terminal]:
     made.close()
 
 
-def in_terminal(terminal: Terminal, site: Site, *args: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+def in_terminal(
+    terminal: Terminal, site: Site, *args: str, fds: tuple[int, ...] = (), env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Run `trapeze ARGS` with this as its controlling terminal, in the foreground."""
     runtime = site.directory / "run"
     runtime.mkdir(mode=0o700, exist_ok=True)
     return subprocess.Popen(
         ["setsid", "--ctty", sys.executable, "-m", "trapeze", *args],
-        env={**clean_environment(), "TRAPEZE_RUNTIME_DIR": str(runtime), "TERM": "xterm"},
+        env={**clean_environment(), "TRAPEZE_RUNTIME_DIR": str(runtime), "TERM": "xterm", **(env or {})},
         cwd=ROOT,
         stdin=terminal.slave,
         stdout=terminal.slave,
@@ -269,6 +272,68 @@ def test_breakpoint(site: Site, terminal: Terminal) -> None:
         process.kill()
         process.wait()
     listener.close()
+
+
+PRINTS_ITS_PID = """
+import os
+print("imported in", os.getpid(), flush=True)
+{more}
+def app(environ, start_response): ...
+"""
+
+
+@pytest.mark.parametrize("when", ["starting", "running"])
+def test_interrupt_that_the_worker_is_quicker_to_obey(when: str, site: Site, terminal: Terminal) -> None:
+    """^C goes to the worker of `--reload` too: its end is what was asked for, also where we hear of that first."""
+    gate = site.gate()
+    waits = f"open({str(gate)!r}).read()" if when == "starting" else ""
+    site.write("prints.py", PRINTS_ITS_PID.format(more=waits))
+    listener = site.tcp()
+    process = in_terminal(
+        terminal, site, "serve", "prints", "--app-dir", str(site.directory), "--reload", "--bind", listener.bind,
+        fds=(listener.fd,),
+    )  # fmt: skip
+    try:
+        terminal.wait(r"imported in \d+" if when == "starting" else "web RUNNING")
+        found = re.search(r"imported in (\d+)", terminal.text)
+        assert found is not None
+        worker = Path("/proc", found[1], "stat")
+        process.send_signal(signal.SIGSTOP)
+        terminal.type("\x03")
+        until(lambda: worker.read_text().rpartition(")")[2].split()[0] == "Z", what="the end of the worker")
+
+        process.send_signal(signal.SIGCONT)
+
+        assert process.wait(15) == 0
+        assert not re.search(r"error|ERROR|FAILED|Traceback|Interrupt", terminal.read()), terminal.text
+    finally:
+        process.kill()
+        process.wait()
+
+
+INTERRUPTED = """
+import os, signal
+if os.environ.get("TRAPEZE_GENERATION", "0") != "0":
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_interrupt_while_python_starts_is_no_traceback(site: Site, terminal: Terminal) -> None:
+    """The worker has our terminal, and ^C may reach it before a line of ours runs in it."""
+    site.write("early/sitecustomize.py", INTERRUPTED)
+    site.write("prints.py", PRINTS_ITS_PID.format(more=""))
+    listener = site.tcp()
+    process = in_terminal(
+        terminal, site, "serve", "prints", "--app-dir", str(site.directory), "--reload", "--bind", listener.bind,
+        fds=(listener.fd,), env={"PYTHONPATH": str(site.directory / "early")},
+    )  # fmt: skip
+    try:
+        assert process.wait(15) == 1  # nobody has interrupted us
+    finally:
+        process.kill()
+        process.wait()
+    assert "worker 0 killed by SIGINT before it was ready" in terminal.read()
+    assert not re.search("Traceback|Interrupt", terminal.text), terminal.text
 
 
 def test_file_watch(site: Site) -> None:

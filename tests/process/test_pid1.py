@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_crashloop import EXIT_LOOP
+from tests.process.test_signals import importing
 from tests.support.server import Trapeze
 from tests.support.site import APPS, Site
 from tests.support.wait import until
@@ -91,6 +92,18 @@ def test_what_it_hears_does_no_harm(name: str, site: Site) -> None:
     assert server.service("x")["status"] == "RUNNING"
     os.kill(inner, signal.SIGINT)
     assert server.wait() == 0
+
+
+def test_term_while_it_is_imported(site: Site) -> None:
+    """For pid 1 the kernel drops what has no handler: without one from the first line on TERM would be lost."""
+    wire, gate = site.wire(), site.gate()
+    server = site.up('[services.x]\ncommand = "sleep 3600"\n', prefix=UNSHARE, env=importing(site, wire, gate))
+    assert wire.line() == "importing"
+    (inner,) = children(server.pid)
+
+    os.kill(inner, signal.SIGTERM)
+
+    assert server.wait(5) == 0
 
 
 def test_a_second_interrupt_is_fast(site: Site) -> None:

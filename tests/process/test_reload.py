@@ -13,7 +13,7 @@ import pytest
 from tests.support.nginx import program
 from tests.support.redis import ask
 from tests.support.shop import APP, BROKEN, Shop
-from tests.support.site import Site, run_command
+from tests.support.site import APPS, Site, run_command
 from tests.support.wait import until
 
 
@@ -345,4 +345,56 @@ def test_scale_and_crash_during_a_reload(site: Site) -> None:
     until(lambda: (web := shop.server.service())["status"] == "RUNNING" and web["ready"] == 3, what="three new ones")
     shop.alone()
     assert {shop.get() for _ in range(9)} == {"two"}
+    assert shop.server.stop() == 0
+
+
+def test_a_rollback_to_the_first_generation_says_so(site: Site) -> None:
+    """Where there has been a second one, "RUNNING" alone would not say which it is."""
+    server = site.serve("web:wsgi", "--app-dir", str(APPS), listeners=[site.tcp()]).ready()
+    server.wait_output(r"web RUNNING: 1 of 1 ready")
+
+    assert server.ctl("reload").code == 0
+    server.wait_output(r"web RUNNING: generation 2, 1 of 1 ready")
+    assert server.ctl("rollback", "web").code == 0
+
+    server.wait_output(r"web RUNNING: generation 1, 1 of 1 ready")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_failed_reload_gives_the_number_back(workers: int, site: Site) -> None:
+    """Broken code and another number in the file: as many serve as before, and the right file is right again."""
+    shop = Shop(site)
+    before = shop.server.pids()
+    shop.server.expect_error(".*")
+    site.write("shop.py", BROKEN)
+    shop.configure(workers=workers)
+
+    assert shop.server.ctl("reload").code == 1
+
+    service = shop.server.service()
+    assert (service["want"], service["ready"]) == (2, 2)
+    assert shop.server.pids() == before
+    shop.code("'two'")
+    shop.configure()
+    assert shop.server.ctl("reload").code == 0
+    service = shop.server.service()
+    assert (service["want"], service["ready"]) == (2, 2)
+    assert shop.server.stop() == 0
+
+
+def test_rollback_gives_the_number_back(site: Site) -> None:
+    """Everything in the service's section goes back."""
+    shop = Shop(site)
+    shop.configure(workers=3)
+    assert shop.server.ctl("reload").code == 0
+    assert shop.server.service()["ready"] == 3
+
+    done = shop.server.ctl("rollback", "web")
+
+    assert done.code == 0, done
+    assert "generation 1, 2 of 2 ready" in done.out
+    assert shop.server.service()["want"] == 2
+    assert shop.server.ctl("reload").code == 0
+    assert shop.server.service()["want"] == 3
     assert shop.server.stop() == 0

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -339,7 +338,8 @@ def test_check_says_what_is_lost(site: Site) -> None:
 
     done = run("check", "-c", str(site.file), cwd=site.directory)
     assert done.code == 0
-    assert "note: sockets.web: reuse_port: no shared_queue: each worker has a queue of its own" in done.out
-    assert migrates() or "net.ipv4.tcp_migrate_req=1" in done.out
-    shown: Any = run("check", "-c", str(site.file), "--json", cwd=site.directory).out
-    assert '"notes":["sockets.web: reuse_port: ' in shown
+    assert "note: sockets.web: reuse_port: no shared_queue: each worker has a queue of its own" in done.err
+    assert migrates() or "net.ipv4.tcp_migrate_req=1" in done.err
+    (note,) = run("check", "-c", str(site.file), "--json", cwd=site.directory).json["notes"]
+    assert note["path"] == "sockets.web"
+    assert note["reason"].startswith("reuse_port: ")

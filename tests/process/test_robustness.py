@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -56,14 +57,18 @@ def test_check_that_talks_without_end(site: Site, tmp_path: Path) -> None:
 
 
 def test_nonblocking_is_set_again(site: Site) -> None:
-    """The flag belongs to all who share the socket; a program that clears it is named."""
+    """The flag belongs to all who share the socket; where an app needs it, one that was cleared is set again."""
     listener = site.tcp()
     code = "import os, socket; s = socket.socket(fileno=3); s.setblocking(True); s.detach()"
     server = site.up(
         f"""
         [sockets.web]
         bind = "{listener.bind}"
+        [services.web]
+        app = "web:wsgi"
+        app_dir = "{APPS}"
         [services.rude]
+        after = ["web"]
         command = {json.dumps([sys.executable, "-c", code])}
         socket = "web"
         restart = "never"
@@ -73,6 +78,52 @@ def test_nonblocking_is_set_again(site: Site) -> None:
     ).ready()
 
     server.wait_output("socket web: O_NONBLOCK was cleared by a worker; set again")
+    assert server.stop() == 0
+
+
+BLOCKING = r"""
+import socket
+import sys
+
+listener = socket.socket(fileno=int(sys.argv[1]))
+listener.setblocking(True)
+while True:
+    connection, peer = listener.accept()
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nplain\n")
+    connection.close()
+"""
+
+
+def test_a_command_that_waits_in_accept_goes_on_waiting(site: Site) -> None:
+    """Where no app shares the socket the flag is the command's, whatever happens to others, or to the socket."""
+    listener = site.tcp()
+    site.write("server.py", BLOCKING)
+    config = f"""
+        [sockets.web]
+        bind = "{listener.bind}"
+        [services.web]
+        command = "{sys.executable} -S -E server.py {{fd:web}}"
+        socket = "web"
+        [services.side]
+        command = "sleep 3600"
+        """
+    server = site.up(config, listeners=[listener], keep_listeners=True).ready()
+    assert server.get().text == "plain\n"  # it has cleared the flag
+    before = server.pids()
+
+    for _ in range(3):
+        assert server.ctl("restart", "side").code == 0
+        assert server.get().text == "plain\n"
+    assert server.pids() == before
+
+    # Taken over by a new section, it is the same socket still, and the old worker accepts until the new one is there.
+    site.write("trapeze.toml", config.replace("[services.web]", "backlog = 100\n        [services.web]", 1))
+    assert server.ctl("reload").code == 0
+    assert os.get_blocking(listener.fd)
+    assert server.get().text == "plain\n"
+    assert "O_NONBLOCK" not in server.output
+    assert "BlockingIOError" not in server.output
     assert server.stop() == 0
 
 

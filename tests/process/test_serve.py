@@ -110,10 +110,12 @@ def test_stop_and_start(server: Trapeze, wire: Wire) -> None:
     assert wire.line() == "side stop"
     assert [server.service(name)["status"] for name in ("web", "side")] == ["STOPPED", "STOPPED"]
     assert server.ctl("stop", "side").code == 0, "it is so"
+    assert server.service()["generation"] == 1
     started = server.ctl("start", "side", "web")
     assert started.code == 0, started
     assert wire.line().startswith("side start")
     assert server.get("/").text == "hello"
+    assert [server.service(name)["generation"] for name in ("web", "side")] == [2, 2], "imported anew"
 
 
 def test_restart(server: Trapeze, wire: Wire) -> None:
@@ -134,7 +136,9 @@ def test_restart(server: Trapeze, wire: Wire) -> None:
     assert wire.line().startswith("side start")
     gone = server.ctl("restart", "web", "--process", str(one["id"]))
     assert gone.code == 2
-    assert f"web has no process {one['id']}" in gone.err
+    assert f"web has no process #{one['id']}" in gone.err
+    listed = re.findall(r"#(\d+) \[\d\]", gone.err)
+    assert listed == [str(each["id"]) for each in server.service()["processes"]]
 
 
 def test_signal(server: Trapeze, wire: Wire) -> None:

@@ -320,6 +320,53 @@ def test_before_it_has_read_its_file(site: Site) -> None:
     os.close(writer)
 
 
+SLOW_IMPORT = """
+import sys
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "trapeze.cli":
+            with open({wire!r}, "w") as wire:
+                wire.write("importing\\n")
+            with open({gate!r}) as gate:
+                gate.read()
+sys.meta_path.insert(0, Slow())
+"""
+
+
+def importing(site: Site, wire: Wire, gate: Gate) -> dict[str, str]:
+    """The environment in which the command line is imported only when the test says so."""
+    site.write("slow/sitecustomize.py", SLOW_IMPORT.format(wire=str(wire), gate=str(gate)))
+    return {"PYTHONPATH": str(site.directory / "slow")}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_before_it_has_imported_itself(signum: signal.Signals, site: Site) -> None:
+    """From its first line on it knows what a signal means: gone, with 0 and without a word."""
+    wire, gate = site.wire(), site.gate()
+    server = site._trapeze("serve", "web:wsgi", listeners=[site.tcp()], env=importing(site, wire, gate))
+    assert wire.line() == "importing"
+
+    server.signal(signum)
+
+    assert server.wait(5) == 0
+    assert server.output == ""
+
+
+def test_harmless_before_it_has_imported_itself(site: Site) -> None:
+    """A HUP (a deploy that is in a hurry) does not end a supervisor that is about to start."""
+    wire, gate = site.wire(), site.gate()
+    options = {"listeners": [site.tcp()], "env": importing(site, wire, gate)}
+    server = site._trapeze("serve", "web:wsgi", "--app-dir", str(APPS), **options)
+    assert wire.line() == "importing"
+
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+        server.signal(signum)
+    gate.open()
+
+    assert server.ready().stop() == 0
+    assert "reload" not in server.output
+
+
 def _open(fifo: Path) -> int:
     try:
         return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)

@@ -18,7 +18,11 @@ from typing import Any
 import pytest
 
 from tests.support.listening import Bind, bind_fixture, live_socket, refused, talks
-from trapeze.unixsockets import Directory, permit
+from tests.support.wait import until
+from trapeze.errors import BindError
+from trapeze.socketfile import Directory, permit
+from trapeze.sockets import open_sockets
+from trapeze.spec import SocketSpec
 
 __all__ = ["bind_fixture"]
 
@@ -262,15 +266,137 @@ def test_own_path_is_taken_over_when_said(bind: Bind, run_dir: Path) -> None:
     path = run_dir / "a.sock"
     old = bind(f"unix:{path}", mode="0600")
     assert "EADDRINUSE" in str(refused(f"unix:{path}", mode="0666"))
+    old[0].sock.accept()[0].close()  # our question
+    inode = path.stat().st_ino
 
     (new,) = bind(f"unix:{path}", mode="0666", replaces=old)
     old[0].close()
 
+    assert path.stat().st_ino == inode, "the same socket, with the same queue"
     assert stat.S_IMODE(path.stat().st_mode) == 0o666
     assert new.intact
     assert talks(new)
     new.close()
     assert not path.exists()
+
+
+def test_later(run_dir: Path) -> None:
+    """Bound, and not to be found, before it is told to."""
+    path = run_dir / "a.sock"
+    (listener,) = open_sockets("web", SocketSpec(bind=f"unix:{path}", mode="0600"), systemd={}, later=True)
+    assert [each.name for each in run_dir.iterdir()] == [".a.sock.next"]
+    assert stat.S_IMODE((run_dir / ".a.sock.next").stat().st_mode) == 0o600
+
+    listener.take()
+    listener.take()
+
+    assert [each.name for each in run_dir.iterdir()] == ["a.sock"]
+    assert talks(listener)
+    listener.close()
+    assert not list(run_dir.iterdir())
+
+
+def test_later_and_never(run_dir: Path) -> None:
+    (listener,) = open_sockets("web", SocketSpec(bind=f"unix:{run_dir}/a.sock"), systemd={}, later=True)
+    listener.close()
+
+    assert not list(run_dir.iterdir())
+
+
+def test_later_and_taken_by_another(run_dir: Path) -> None:
+    """It can be tried again."""
+    path = run_dir / "a.sock"
+    (listener,) = open_sockets("web", SocketSpec(bind=f"unix:{path}"), systemd={}, later=True)
+    with live_socket(path), pytest.raises(BindError, match="EADDRINUSE"):
+        listener.take()
+    listener.take()
+
+    assert talks(listener)
+    listener.close()
+
+
+def test_what_a_killed_supervisor_had_not_placed_yet_is_removed(bind: Bind, run_dir: Path) -> None:
+    dead_socket(run_dir / ".a.sock.next")
+
+    bind(f"unix:{run_dir}/a.sock")
+
+    assert [each.name for each in run_dir.iterdir()] == ["a.sock"]
+
+
+def test_two_that_wait_for_one_path(run_dir: Path) -> None:
+    """Neither removes the other."""
+    spec = SocketSpec(bind=f"unix:{run_dir}/a.sock")
+    one, two = (open_sockets("web", spec, systemd={}, later=True)[0] for _ in range(2))
+    assert len(list(run_dir.iterdir())) == 2
+
+    one.take()
+    with pytest.raises(BindError, match="EADDRINUSE"):
+        two.take()
+
+    two.close()
+    assert [each.name for each in run_dir.iterdir()] == ["a.sock"]
+    for _ in range(2):
+        one.sock.accept()[0].close()  # the questions of the other
+    assert talks(one)
+    one.close()
+
+
+def test_other_permissions_later(bind: Bind, run_dir: Path) -> None:
+    """The same socket, under another descriptor; the file changes when it is told to, and back."""
+    path = run_dir / "a.sock"
+    (old,) = bind(f"unix:{path}", mode="0600")
+    (new,) = open_sockets("web", SocketSpec(bind=f"unix:{path}", mode="0666"), systemd={}, replaces=[old], later=True)
+    assert new.identity == old.identity
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    new.take()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+    old.assert_section()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    new.close()
+
+    assert path.exists(), "the other one has it too"
+    assert talks(old)
+    assert [each.name for each in run_dir.iterdir()] == ["a.sock"]
+
+
+@root_only
+def test_other_owner_later(bind: Bind, run_dir: Path) -> None:
+    """There and back: who is not named is who a new file would belong to."""
+    path = run_dir / "a.sock"
+    (old,) = bind(f"unix:{path}", mode="0600")
+    spec = SocketSpec(bind=f"unix:{path}", mode="0660", owner="4711", group="4712")
+    (new,) = open_sockets("web", spec, systemd={}, replaces=[old])
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (4711, 4712, 0o660)
+
+    old.assert_section()
+
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, os.getegid(), 0o600)
+    new.close()
+
+
+def test_permissions_are_for_our_file_only(bind: Bind, run_dir: Path) -> None:
+    """What somebody put in its place, a link among it, is left as it is, and the error says so."""
+    path = run_dir / "a.sock"
+    (old,) = bind(f"unix:{path}", mode="0600")
+    spec = SocketSpec(bind=f"unix:{path}", mode="0666")
+    (new,) = open_sockets("web", spec, systemd={}, replaces=[old], later=True)
+    (run_dir / "secret").write_text("")
+    (run_dir / "secret").chmod(0o600)
+    for what in ("link", "socket"):
+        path.unlink()
+        if what == "link":
+            path.symlink_to("secret")
+        else:
+            dead_socket(path)
+        with pytest.raises(BindError, match="somebody else replaced"):
+            new.take()
+
+    assert stat.S_IMODE((run_dir / "secret").stat().st_mode) == 0o600
+    new.close()
+    path.unlink()
 
 
 def test_unlink_lets_those_in_the_queue_be_served(bind: Bind, run_dir: Path) -> None:
@@ -294,3 +420,62 @@ def test_abstract(bind: Bind) -> None:
     error = refused(f"unix:@{name}")
     assert "address already in use (EADDRINUSE), held by" in str(error)
     assert str(error).endswith(f"pid {os.getpid()}")
+
+
+BOTH = """
+import sys
+from trapeze.errors import BindError
+from trapeze.sockets import open_sockets
+from trapeze.spec import SocketSpec
+for line in sys.stdin:
+    try:
+        held = open_sockets("web", SocketSpec(bind=line.strip()), systemd={})
+    except BindError as error:
+        print("no", flush=True)
+    else:
+        print("yes", flush=True)
+        sys.stdin.readline()
+        held[0].close()
+"""
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["free", "stale"])
+def test_two_that_bind_at_the_same_moment(run_dir: Path, *, stale: bool) -> None:
+    """One has the path, and the other says that it is in use; never both."""
+    root = Path(__file__).resolve().parents[2]
+    path = run_dir / "a.sock"
+    both = [
+        subprocess.Popen([sys.executable, "-c", BOTH], cwd=root, stdin=-1, stdout=-1, text=True, bufsize=1)
+        for _ in range(2)
+    ]
+    answers = []
+    for _ in range(60):
+        if stale:
+            dead_socket(path)
+        for each in both:
+            assert each.stdin is not None
+            each.stdin.write(f"unix:{path}\n")
+        said = [each.stdout.readline().strip() for each in both if each.stdout is not None]
+        answers.append(sorted(said))
+        for each, word in zip(both, said, strict=True):
+            if word == "yes" and each.stdin is not None:
+                each.stdin.write("\n")
+        until(lambda: not path.exists(), what="the path to be free")
+    for each in both:
+        each.communicate(timeout=10)
+
+    assert answers == [["no", "yes"]] * 60
+    assert not list(run_dir.iterdir())
+
+
+def test_where_files_have_one_name_only(bind: Bind, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems know no links."""
+
+    def link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    (listener,) = bind(f"unix:{run_dir}/a.sock")
+
+    assert talks(listener)
+    assert [each.name for each in run_dir.iterdir()] == ["a.sock"]

@@ -284,7 +284,7 @@ def test_everything_works_as_before(preload: str, site: Site) -> None:
         f"[services.web]\napp = 'shop:wsgi'\nworkers = 2\npreload = {preload}\n",
         listeners=[listener],
     ).ready()
-    until(lambda: [each["state"] for each in server.service()["standby"]] == ["READY"], what="the zygote or the spare")
+    until(lambda: {each["state"] for each in server.service()["standby"]} == {"READY"}, what="the zygote or the spare")
     app(site, PLAIN.replace("one", "two"))
     upgraded(server)
     preloaded = preload == "true"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -165,6 +166,28 @@ def test_check_of_options_with_auto(run_dir: Path) -> None:
             'name it: backend = "gunicorn"') in found  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("worker_class", "reason", "hint"),
+    [
+        ("eventlet", "gunicorn 27.* has no worker class 'eventlet'", "use another class"),
+        ("gthreads", "gunicorn .* has no worker class 'gthreads'", 'did you mean "gthread"?'),
+        ("nosuch.Class", "", ""),
+        ("gevent", "", ""),
+    ],
+)
+def test_check_of_a_worker_class(worker_class: str, reason: str, hint: str, run_dir: Path) -> None:
+    """Whether this gunicorn has it; those that are somebody else's are not looked at."""
+    (run_dir / "shop.py").write_text("")
+    options = {"worker_class": worker_class}
+
+    found = problems(app="shop:app", app_dir=str(run_dir), backend="gunicorn", options=options)
+
+    assert [field for field, _, _ in found] == (["options.worker_class"] if reason else [])
+    if reason:
+        assert re.fullmatch(reason, found[0][1])
+        assert found[0][2] == hint
+
+
 def test_check_may_import_the_app(run_dir: Path) -> None:
     (run_dir / "shop.py").write_text("import nosuch\n")
     found = problems(app="shop:app", app_dir=str(run_dir), backend="gunicorn", import_app=True)
@@ -179,12 +202,13 @@ def test_check_of_an_interface_that_is_not_served() -> None:
 
 
 def test_check_in_an_interpreter_without_servers(bare_venv: str) -> None:
-    packages = {"uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.8.9,<2.9'"}
-    for name in ("gunicorn", "uvicorn", "chaussette", "granian"):
+    own = ("gunicorn", "chaussette", "waitress", "gevent", "cheroot", "bjoern", "werkzeug", "fastpysgi")
+    packages = {**{name: name for name in own}, "uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.8.9,<2.9'"}
+    for name, pip in packages.items():
         found = problems(backend=name, python=bare_venv)
         assert found[0][0] == "backend"
         assert found[0][1].startswith(f"{name} is not installed in /")
-        assert found[0][2] == f"pip install {packages.get(name, name)}"
+        assert found[0][2] == f"pip install {pip}"
     assert problems(backend="auto", python=bare_venv)[0][1].startswith("neither gunicorn nor uvicorn is installed")
 
 

@@ -103,6 +103,10 @@ async def asgi(scope, receive, send):
 async def disconnect(receive):
     while (await receive())["type"] != "http.disconnect":
         pass
+
+def __getattr__(name):
+    import nativeapp
+    return nativeapp.make(name, asgi)
 """
 
 MORE = [
@@ -110,7 +114,7 @@ MORE = [
     Case("uvicorn-asyncio-httptools", "uvicorn", {"loop": "asyncio"}, interface="asgi"),
 ]
 ALL = [*BACKENDS, *MORE]
-ASGI = [case for case in ALL if case.interface == "asgi"]
+LOOPS = [case for case in ALL if case.interface != "wsgi"]
 KEEPING = [case for case in ALL if case.keepalive]
 
 
@@ -163,7 +167,7 @@ def test_events_end_at_the_grace(case: Case, start: Make, connect: Connect) -> N
 
 
 @pytest.mark.parametrize("path", ["/silent", "/deaf"])
-@pytest.mark.parametrize("case", ASGI, ids=str)
+@pytest.mark.parametrize("case", LOOPS, ids=str)
 def test_silent_events_end_too(case: Case, path: str, start: Make, connect: Connect) -> None:
     process, listener = start(case)
     client = connect(listener)
@@ -195,11 +199,14 @@ def test_export_in_chunks_goes_on_to_its_end(case: Case, start: Make, connect: C
     assert process.wait() == 0, process.output
 
 
-@pytest.mark.parametrize("library", ["websockets", "websockets-sansio", "wsproto", "gunicorn", "granian"])
-def test_websocket_gets_a_close_frame_at_the_grace(library: str, start: Make, connect: Connect) -> None:
-    own = library in ("gunicorn", "granian")
-    backend, options = (library, {}) if own else ("uvicorn", {"ws": library})
-    process, listener = start(Case(library, backend, options, interface="asgi"))
+WEBSOCKETS = [Case(f"uvicorn-{library}", "uvicorn", {"ws": library}, interface="asgi")
+              for library in ("websockets", "websockets-sansio", "wsproto")]  # fmt: skip
+WEBSOCKETS += [case for case in BACKENDS if case.interface != "wsgi" and case.backend != "uvicorn"]
+
+
+@pytest.mark.parametrize("case", WEBSOCKETS, ids=str)
+def test_websocket_gets_a_close_frame_at_the_grace(case: Case, start: Make, connect: Connect) -> None:
+    process, listener = start(case)
     client = connect(listener)
     key = base64.b64encode(os.urandom(16)).decode()
     client.send("/", Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Key=key, Sec_WebSocket_Version="13")

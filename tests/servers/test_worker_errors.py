@@ -14,7 +14,9 @@ from tests.support.workerkit import WorkerProcess
 Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]
 
-every_backend = pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "chaussette", "granian"])
+every_backend = pytest.mark.parametrize(
+    "backend", ["gunicorn", "uvicorn", "chaussette", "hypercorn", "daphne", "aiohttp", "tornado", "granian"]
+)
 
 WSGI = "def app(environ, start_response):\n    start_response('200 OK', []); return [b'{}']\n"
 
@@ -148,6 +150,13 @@ def test_no_app_at_all(fails: Fails, text: str, message: str) -> None:
     ("app", "backend", "options", "message", "hint"),
     [
         ("wsgi", "uvicorn", {}, "workerapp:wsgi is a WSGI app and uvicorn serves ASGI only", 'backend = "gunicorn"'),
+        ("asgi", "aiohttp", {}, "workerapp:asgi is an ASGI app and aiohttp serves aiohttp only", 'backend = "uvicorn"'),
+        ("asgi", "tornado", {}, "workerapp:asgi is an ASGI app and tornado serves tornado and WSGI only",
+         'backend = "uvicorn"'),
+        ("aiohttp", "gunicorn", {}, "workerapp:aiohttp is an aiohttp app and gunicorn serves ASGI and WSGI only",
+         'backend = "aiohttp"'),
+        ("tornado", "uvicorn", {}, "workerapp:tornado is a tornado app and uvicorn serves ASGI only",
+         'backend = "tornado"'),
         ("asgi", "chaussette", {}, "workerapp:asgi is an ASGI app and chaussette serves WSGI only",
          'backend = "uvicorn"'),
         ("asgi", "gunicorn", {"worker_class": "sync"},
@@ -172,6 +181,20 @@ def test_interface_that_the_server_does_not_speak(
         ("gunicorn", {"options": {"threads": "many"}}, "options.threads: 'many'"),
         ("gunicorn", {"options": {"threads": 2}, "threads": 3}, "options.threads: set twice"),
         ("gunicorn", {"options": {"worker_class": "nosuch.Class"}}, "gunicorn cannot load the worker class"),
+        ("hypercorn", {"options": {"bind": "x:1"}}, "options.bind: hypercorn's bind has no place here"),
+        ("hypercorn", {"options": {"worker_class": "trio"}}, "options.worker_class: expected one of asyncio, uvloop"),
+        ("hypercorn", {"options": {"h2_max_stream": 1}}, "options.h2_max_stream: hypercorn has no such setting"),
+        ("hypercorn", {"options": {"logconfig": "json:no"}}, "options: hypercorn does not take them: FileNotFound"),
+        ("hypercorn", {"threads": 3, "app": "workerapp:asgi"}, "threads: hypercorn serves ASGI apps by an event loop"),
+        ("daphne", {"options": {"root_path": "/x"}}, "options.root_path: daphne's root_path has no place here"),
+        ("daphne", {"options": {"http_time": 1}}, "options.http_time: daphne has no such setting"),
+        ("daphne", {"threads": 3}, "threads: daphne serves by an event loop"),
+        ("aiohttp", {"options": {"port": 1}}, "options.port: aiohttp's port has no place here"),
+        ("aiohttp", {"options": {"max_header": 1}}, "options.max_header: aiohttp has no such setting"),
+        ("aiohttp", {"options": {"loop": "trio"}}, "options.loop: expected one of auto, asyncio, uvloop"),
+        ("tornado", {"options": {"xheaders": True}}, "options.xheaders: tornado's xheaders has no place here"),
+        ("tornado", {"options": {"chunk": 1}}, "options.chunk: tornado has no such setting"),
+        ("tornado", {"threads": 3, "app": "workerapp:tornado"}, "threads: tornado serves its own apps by an event"),
         ("gunicorn", {"options": {"config": "nosuch.py"}}, "options.config: cannot read nosuch.py: No such file"),
         ("uvicorn", {"options": {"port": 1}}, "options.port: uvicorn's port has no place here"),
         ("uvicorn", {"options": {"http": "nosuch:x"}, "app": "workerapp:asgi"}, "options: uvicorn does not take them"),
@@ -181,6 +204,17 @@ def test_interface_that_the_server_does_not_speak(
         ("chaussette", {"options": {"backend": "gevent", "x": 1}}, "options.x: chaussette's gevent has no such"),
         ("chaussette", {"options": {"listen": "*:1"}}, "options.listen: waitress's listen has no place here"),
         ("chaussette", {"options": {"backend": "wsgiref"}, "threads": 2}, "threads: chaussette's wsgiref has no"),
+        (
+            "chaussette",
+            {"options": {"backend": "wsgiref"}, "keepalive": 1},
+            "keepalive: chaussette's wsgiref closes after each answer",
+        ),
+        (
+            "chaussette",
+            {"options": {"backend": "bjoern"}, "keepalive": 1},
+            "keepalive: chaussette's bjoern has no such",
+        ),
+        ("chaussette", {"options": {"backend": "gevent"}, "threads": 1}, "threads: chaussette's gevent has no threads"),
         ("granian", {"options": {"port": 1}}, "options.port: granian's port has no place here"),
         ("granian", {"options": {"backpresure": 1}}, "options.backpresure: granian has no such setting"),
         ("granian", {"options": {"http": 2}}, "options.http: 2 is none of auto, 1, 2"),
@@ -202,7 +236,7 @@ async def failing(scope, receive, send):
 """
 
 
-@pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "granian"])
+@pytest.mark.parametrize("backend", ["gunicorn", "uvicorn", "hypercorn", "daphne", "granian"])
 def test_lifespan_that_fails(fails: Fails, backend: str) -> None:
     options = {"loglevel": "critical"} if backend == "gunicorn" else {}
     said = fails("life:failing", backend, {"life.py": LIFESPAN}, options=options)
@@ -222,7 +256,7 @@ app = Starlette(lifespan=lifespan)
 """
 
 
-@pytest.mark.parametrize("backend", ["uvicorn", "granian"])
+@pytest.mark.parametrize("backend", ["uvicorn", "hypercorn", "daphne", "granian"])
 def test_lifespan_of_a_framework_that_raises(fails: Fails, backend: str) -> None:
     said = fails("life:app", backend, {"life.py": STARLETTE})
     assert said["message"] == "the app's lifespan start-up failed: ConnectionError: no redis at 127.0.0.1"

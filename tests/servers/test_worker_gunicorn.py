@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -127,6 +128,35 @@ def test_gevent_from_a_conf_file(worker: Spawn, tcp: Make, run_dir: Path) -> Non
         "import gevent.monkey\nassert gevent.monkey.is_module_patched('socket')\nfrom workerapp import wsgi\n"
     )
     worker([tcp()], app="shop:wsgi", backend="gunicorn", options={"config": "conf.py"}).ready()
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+def test_environ_on_an_abstract_socket(worker_class: str, worker: Spawn, connect: Connect) -> None:
+    """Its name is bytes, of which gunicorn makes a host and a port by their numbers: "0" and "118" for \\0v..."""
+    name = f"v2-{os.getpid()}-{worker_class}"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"\0{name}")
+        sock.listen()
+        listener = Listener(sock, f"unix:@{name}")
+        worker([listener], backend="gunicorn", options={"worker_class": worker_class}).ready()
+
+        facts = json.loads(connect(listener).get("/environ", Connection="close")[2])
+
+    assert (facts["SERVER_NAME"], facts["SERVER_PORT"], facts["REMOTE_ADDR"]) == ("example.com", "80", "")
+
+
+def test_log_has_the_public_name_of_a_unix_socket(worker: Spawn, unix: Make) -> None:
+    """The kernel knows the private one that the supervisor has bound it under."""
+    bound = unix("private.sock")
+    path = bound.path.rename(bound.path.with_name("public.sock"))
+    process = worker([Listener(bound.sock, f"unix:{path}", path)], app="workerapp:asgi", backend="gunicorn")
+    process.ready()
+    process.stop()
+    assert process.wait() == 0
+
+    path.unlink()
+    assert "public.sock" in process.output
+    assert "private.sock" not in process.output
 
 
 @pytest.fixture(scope="module", params=["20.1.0", "23.0.0"])

@@ -75,7 +75,7 @@ def test_environ_is_right(case: Case, kinds: str, worker: Spawn, connect: Connec
         address = client.sock.getsockname()
         client.close()
         assert facts["pid"] == process.process.pid or case.split
-        if case.interface == "asgi":
+        if case.interface != "wsgi":
             check_scope(facts, listener, address)
         else:
             check_environ(case, facts, listener, address)
@@ -171,7 +171,7 @@ def test_root_path_has_one_meaning(case: Case, path: str, worker: Spawn, connect
     listener = tcp()
     start(worker, case, [listener], root_path="/shop").ready()
     facts = json.loads(connect(listener).get(path)[2])
-    if case.interface == "asgi":
+    if case.interface != "wsgi":
         assert (facts["root_path"], facts["path"]) == ("/shop", "/shop/environ")
     else:
         assert (facts["SCRIPT_NAME"], facts["PATH_INFO"]) == ("/shop", "/environ")
@@ -212,7 +212,7 @@ def test_children_of_the_app_do_not_inherit_the_listener(case: Case, worker: Spa
         "    return [fd for fd in map(int, os.listdir('/proc/self/fd')) if fd > 2 and fd != int(os.environ['GATE'])"
         " and os.path.exists(f'/proc/self/fd/{fd}') and os.get_inheritable(fd)]\n"
         "assert inherited() == [], inherited()\n"
-        "from workerapp import wsgi, asgi\n"
+        f"from workerapp import {case.interface}\n"
     )
     process = worker([tcp()], app=f"heir:{case.interface}", backend=case.backend, options=case.options)
     process.ready()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.server import Listener
 from tests.support.wait import until
-from tests.support.workerkit import BACKENDS, Case, Connection, WorkerProcess, gone
+from tests.support.workerkit import BACKENDS, Case, Connection, WorkerProcess
 
 Make = Callable[..., Any]
 Spawn = Callable[..., WorkerProcess]
@@ -246,21 +246,34 @@ def test_worker_whose_supervisor_is_gone_before_it_could_say_so(worker: Spawn, t
     assert process.wait() == 0
 
 
-def test_lifespan_shutdown_is_run(worker: Spawn, tcp: Make) -> None:
-    for backend in ("uvicorn", "gunicorn", "granian"):
-        process = worker([tcp()], app="workerapp:asgi", backend=backend)
-        process.ready()
-        process.stop()
-        assert process.wait() == 0
-        assert "lifespan shutdown" in process.output
+@pytest.mark.parametrize(
+    ("backend", "app"),
+    [
+        ("uvicorn", "asgi"),
+        ("gunicorn", "asgi"),
+        ("hypercorn", "asgi"),
+        ("daphne", "asgi"),
+        ("granian", "asgi"),
+        ("aiohttp", "aiohttp"),
+    ],
+)
+def test_lifespan_shutdown_is_run(backend: str, app: str, worker: Spawn, tcp: Make) -> None:
+    process = worker([tcp()], app=f"workerapp:{app}", backend=backend)
+    process.ready()
+    process.stop()
+    assert process.wait() == 0
+    assert "lifespan shutdown" in process.output
 
 
-@pytest.mark.parametrize("backend", ["uvicorn", "granian"])
+@pytest.mark.parametrize(
+    ("backend", "app"),
+    [("uvicorn", "asgi"), ("hypercorn", "asgi"), ("daphne", "asgi"), ("granian", "asgi"), ("aiohttp", "aiohttp")],
+)
 def test_stop_gives_up_a_little_before_the_supervisor_would(
-    backend: str, worker: Spawn, connect: Connect, tcp: Make
+    backend: str, app: str, worker: Spawn, connect: Connect, tcp: Make
 ) -> None:
     listener = tcp()
-    process = worker([listener], app="workerapp:asgi", backend=backend, stop_timeout=1.5)
+    process = worker([listener], app=f"workerapp:{app}", backend=backend, stop_timeout=1.5)
     process.ready()
     client = connect(listener)
     client.send("/gate")
@@ -270,16 +283,18 @@ def test_stop_gives_up_a_little_before_the_supervisor_would(
     assert "lifespan shutdown" in process.output
 
 
-def test_bjoern_with_two_sockets_leaves_no_process(worker: Spawn, connect: Connect, tcp: Make, unix: Make) -> None:
-    both = [tcp(), unix()]
-    process = worker(both, backend="chaussette", options={"backend": "bjoern"})
+@pytest.mark.parametrize(
+    ("backend", "app"), [("hypercorn", "wsgi"), ("tornado", "wsgi"), ("tornado", "tornado"), ("daphne", "asgi")]
+)
+def test_one_that_never_ends_does_not_hold_the_worker(
+    backend: str, app: str, worker: Spawn, connect: Connect, tcp: Make
+) -> None:
+    """A thread cannot be cancelled: it is left behind."""
+    listener = tcp()
+    process = worker([listener], app=f"workerapp:{app}", backend=backend, stop_timeout=1.0)
     process.ready()
-    pid = process.process.pid
-    helpers = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    assert len(helpers) == 2
-    for listener in both:
-        assert connect(listener).get()[0] == 200
+    client = connect(listener)
+    client.send("/gate")
+    process.entered()
     process.stop()
-    assert process.wait() == 0
-    for helper in helpers:
-        gone(helper)
+    assert process.wait() == 0, process.output

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.server import Listener
 from tests.support.wait import until
-from tests.support.workerkit import BACKENDS, PATIENCE, Case, Connection
+from tests.support.workerkit import BACKENDS, PATIENCE, Case, Connection, must_keep
 from tests.support.zygotekit import Forked, Zygote
 
 Make = Callable[..., Any]
@@ -75,6 +75,7 @@ def ask(connect: Connect, process: Zygote) -> dict[str, Any]:
 def test_forked_workers_serve_and_leave_like_spawned_ones(
     case: Case, zygote: Spawn, connect: Connect, tcp: Make
 ) -> None:
+    must_keep(case, "preload")
     process = zygote([tcp()], app=f"workerapp:{case.interface}", backend=case.backend, options=case.options)
     said = process.ready()
     assert (said["backend"], said["interface"], said["unsafe"]) == (case.backend, case.interface, "")
@@ -99,8 +100,20 @@ def test_forked_workers_serve_and_leave_like_spawned_ones(
     assert process.output == ""
 
 
+def test_why_it_cannot_serve_is_said_once(zygote: Spawn, tcp: Make) -> None:
+    """By the worker, as an error; the zygote, which finds it first, does not print it."""
+    process = zygote([tcp()], app="workerapp:wsgi", backend="gunicorn", options={"worker_class": "nosuch.Class"})
+    process.ready()
+
+    said = process.fork().error()
+
+    assert said["message"].startswith("gunicorn cannot load the worker class 'nosuch.Class'")
+    assert process.output == ""
+
+
 @every_server
 def test_a_request_under_way_is_finished(case: Case, zygote: Spawn, connect: Connect, tcp: Make) -> None:
+    must_keep(case, "preload")
     process = zygote([tcp()], app=f"workerapp:{case.interface}", backend=case.backend, options=case.options)
     process.ready()
     worker = process.fork()

@@ -122,7 +122,7 @@ class FakeHost:
         return child
 
     def fork(self, zygote: ChildHandle, launch: Launch, listener: ForkListener) -> FakeChild:
-        self.log.append(f"forked by {zygote.pid}")
+        self.log.append(f"heir of {zygote.pid}" if launch.forks else f"forked by {zygote.pid}")
         child = self.spawn(launch, listener)
         return child
 
@@ -187,6 +187,15 @@ class FakeHost:
             assert process.pid is not None
             self.children[process.pid].exit()
         self.go()
+
+    def roll_out(self) -> None:
+        """Let a reload run to its end."""
+        for _ in range(20):
+            self.all_ready()
+            self.leave_all()
+            if self.service.is_settled():
+                return
+        raise AssertionError(self.states())
 
     def states(self) -> list[str]:
         """`index.generation STATE` of each worker, sorted."""

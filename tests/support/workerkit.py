@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 from tests.support.server import Listener
 from tests.support.wait import until
@@ -29,6 +32,7 @@ __all__ = [
     "about",
     "check",
     "lacks",
+    "must_keep",
     "run_job",
 ]
 
@@ -95,8 +99,15 @@ async def asgi(scope, receive, send):
     await send({"type": "http.response.start", "status": 200,
                 "headers": [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
+
+def __getattr__(name):
+    """The same as an app of aiohttp or tornado, made when somebody asks for it."""
+    import nativeapp
+    return nativeapp.make(name, asgi)
 '''
-"""The app that conformance tests run, once as WSGI and once as ASGI."""
+"""The app that conformance tests run, as WSGI and as ASGI, and as an app of each server that has its own kind."""
+
+NATIVE = ROOT / "tests" / "support" / "apps" / "nativeapp.py"
 
 
 class Case(NamedTuple):
@@ -128,6 +139,14 @@ BACKENDS = [
     Case("gunicorn-asgi", "gunicorn", {}, interface="asgi"),
     Case("uvicorn-uvloop", "uvicorn", {}, interface="asgi"),
     Case("uvicorn-asyncio-h11", "uvicorn", {"loop": "asyncio", "http": "h11"}, interface="asgi"),
+    Case("hypercorn-uvloop", "hypercorn", {}, interface="asgi"),
+    Case("hypercorn-asyncio", "hypercorn", {"worker_class": "asyncio"}, interface="asgi"),
+    Case("hypercorn-wsgi", "hypercorn", {}),
+    Case("daphne", "daphne", {}, interface="asgi"),
+    Case("aiohttp-uvloop", "aiohttp", {}, interface="aiohttp"),
+    Case("aiohttp-asyncio", "aiohttp", {"loop": "asyncio"}, interface="aiohttp"),
+    Case("tornado", "tornado", {}, interface="tornado"),
+    Case("tornado-wsgi", "tornado", {}),
     _chaussette("wsgiref", keepalive=False, concurrent=False),
     _chaussette("waitress"),
     _chaussette("gevent"),
@@ -144,6 +163,9 @@ BACKENDS = [
     Case("fastpysgi", "fastpysgi", {}, concurrent=False),
     Case("granian-wsgi", "granian", {}),
     Case("granian-asgi", "granian", {}, interface="asgi"),
+    Case("uwsgi", "uwsgi", {}, keepalive=False),
+    # pyuwsgi's script stands in for the program, which is the same but for the interpreter that it brings along.
+    Case("uwsgi-program", "uwsgi", {"binary-path": str(Path(sys.executable).with_name("uwsgi"))}, keepalive=False),
 ]
 
 
@@ -208,6 +230,7 @@ class WorkerProcess(Talking):
         app = directory / "workerapp.py"
         if not app.exists():
             app.write_text(APP)
+            shutil.copy(NATIVE, directory)
         self.directory = directory
         self.python = python
         self.listeners = list(listeners)
@@ -388,6 +411,12 @@ def lacks(case: Case, promise: str) -> str:
     """Why the server of a case cannot keep a promise; "" if it can."""
     why: str = about(case)["lacks"].get(promise, "")
     return why
+
+
+def must_keep(case: Case, promise: str) -> None:
+    """Skip the test if the server says that it cannot keep a promise of the contract."""
+    if why := lacks(case, promise):
+        pytest.skip(f"{case.name} lacks {promise}: {why}")
 
 
 def gone(pid: int) -> None:

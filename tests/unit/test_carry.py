@@ -18,6 +18,7 @@ from trapeze.generation import Generation
 from trapeze.ledger import Ledger
 from trapeze.lifecycle import State
 from trapeze.machine import Machine
+from trapeze.orders import Order, found_in
 from trapeze.planner import Want
 from trapeze.process import Process, Timeouts
 from trapeze.service import Service
@@ -25,6 +26,7 @@ from trapeze.sockets import ListenSocket
 from trapeze.spec import Config, ServiceSpec, SocketSpec
 from trapeze.status import Status, Transition
 from trapeze.supervisor import Supervisor
+from trapeze.trial import Trial
 from trapeze.vigil import Vigil
 from trapeze.zygotes import Zygotes
 
@@ -34,10 +36,11 @@ CARRIED: dict[type, set[str]] = {
     Process: {*saving._SAME, "held", "own", "tail", "_deadlines", "_timeouts", "_verdict"},
     Service: {
         *("name", "generations", "want", "good", "past", "processes", "waiting_for", "steps_done", "facts", "begun"),
-        *("top", "ledger", "zygotes", "vigil"),
+        *("top", "orders", "ledger", "zygotes", "vigil", "trial"),
     },
-    Ledger: {"history", "restarts", "finished", "failure", "output"},
-    Zygotes: {"reasons", "_history"},
+    Trial: {"unbroken"},
+    Ledger: {"history", "standing", "restarts", "finished", "failure", "output"},
+    Zygotes: {"reasons", "imported", "again", "_history"},
     Vigil: {"board", "_terms", "_dumping"},
     Machine: {"clock", "chronicle", "services", "status", "rollbacks", "removed", "started", "_ids"},
     Chronicle: {"log", "_said", "_reported"},
@@ -57,6 +60,7 @@ LEFT: dict[type, dict[str, str]] = {
         "wake_at": "found at the first reaction",
         "last_out": "looks at the sockets themselves",
     },
+    Trial: {"_service": "the new one"},
     Ledger: {},
     Zygotes: {"_said": "an import that still fails may be said once more", "_service": "the new one"},
     Vigil: {"_service": "the new one"},
@@ -67,6 +71,8 @@ LEFT: dict[type, dict[str, str]] = {
         "at_shutdown": "said anew by those who wait",
         "processors": "counted anew",
         "_fail_fast": "of the command line",
+        "first": "after an upgrade no failure ends everything",
+        "give_back": "the new one",
         "_sweep": "the new one",
         "_loop": "the new one",
         "_launcher": "its children are those of the processes",
@@ -117,7 +123,8 @@ def test_every_attribute_is_carried_or_left_for_a_reason(kind: type) -> None:
 
 def test_sockets_and_generations_are_whole() -> None:
     assert set(Generation.__struct_fields__) == set(KeptGeneration.__struct_fields__)
-    assert set(ListenSocket.__slots__) == {"name", "address", "sock", "fd", "spec", "file", "borrowed", "reserved"}
+    fields = {"name", "address", "sock", "fd", "spec", "file", "borrowed", "reserved", "pending"}
+    assert set(ListenSocket.__slots__) == fields
     assert set(saving._SAME) <= set(KeptProcess.__struct_fields__)
 
 
@@ -233,6 +240,22 @@ def test_what_is_missing_has_a_default() -> None:
     assert read.services[0].processes == []
     assert list(read.descriptors) == [-1]
     assert read.resolved.config == Config()
+
+
+@pytest.mark.parametrize(
+    ("want", "orders"),
+    [
+        (Want(2, 3), {}),
+        (Want(4, 3), {3: Order(workers=4)}),
+        (Want(2, 3, enabled=False), {3: Order(enabled=False)}),
+        (Want(0, 3, enabled=False), {3: Order(workers=0, enabled=False)}),
+    ],
+)
+def test_orders_that_were_not_written_down(want: Want, orders: dict[int, Order]) -> None:
+    """The versions before kept only their result."""
+    generation = Generation(number=3, spec=ServiceSpec(app="shop", workers=2), sockets=(), directory="/")
+
+    assert found_in(want, generation) == orders
 
 
 @pytest.mark.parametrize(

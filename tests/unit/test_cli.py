@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -285,7 +286,7 @@ def test_check(here: Path) -> None:
     (here / "trapeze.toml").write_text(FILE)
 
     assert told(invoke("check")) == (0, "ok: 1 command, 1 address\n", "")
-    assert told(invoke("check", "--json")) == (0, '{"ok":true,"problems":[]}\n', "")
+    assert told(invoke("check", "--json")) == (0, '{"ok":true,"problems":[],"warnings":[],"notes":[]}\n', "")
 
 
 def test_check_says_everything(here: Path) -> None:
@@ -295,6 +296,41 @@ def test_check_says_everything(here: Path) -> None:
     assert (code, err) == (2, "")
     assert 'trapeze.toml: services.web.worker: unknown key, did you mean "workers"?' in out.splitlines()
     assert any("services.web.threads" in line for line in out.splitlines())
+
+
+def test_check_warns_of_a_socket_that_an_app_and_a_command_have(here: Path) -> None:
+    """The one needs it non-blocking, the other may wait in accept(). Allowed, and so exit 0."""
+    (here / "shop.py").write_text("def app(environ, start_response): ...\n")
+    web = '[sockets.web]\nbind = ":8000"\n[services.web]\napp = "shop:app"\n'
+    (here / "trapeze.toml").write_text(web + '[services.more]\ncommand = "true {fd:web}"\nsocket = "web"\n')
+
+    code, out, err = told(invoke("check"))
+
+    assert (code, out) == (0, "ok: 1 web app, 1 command, 1 address\n")
+    assert err.startswith('warning: trapeze.toml: services.more.socket: the app "web" accepts there too')
+    (warning,) = json.loads(invoke("check", "--json").stdout)["warnings"]
+    assert warning["path"] == "services.more.socket"
+
+
+@pytest.mark.parametrize("verb", [("status",), ("reload",), ("events",), ("upgrade",), ("shutdown",), ("stop", "x")])
+def test_errors_as_json(verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    """Data like all other answers, with the exit code that the words have."""
+    monkeypatch.setenv("TRAPEZE_RUNTIME_DIR", str(here))
+
+    code, out, err = told(invoke(*verb, "--json", "--name", "nobody"))
+
+    assert (code, err) == (3, "")
+    assert json.loads(out)["code"] == "not_running"
+    assert told(invoke(*verb, "--name", "nobody"))[:2] == (3, "")
+
+
+def test_config_errors_as_json(here: Path) -> None:
+    (here / "trapeze.toml").write_text('[services.web]\ncomand = "x"\n')
+
+    code, out, err = told(invoke("config", "--json"))
+
+    assert (code, err) == (2, "")
+    assert json.loads(out)["problems"][0]["path"] == "services.web.comand"
 
 
 def test_check_asks_the_app_s_interpreter(here: Path) -> None:

@@ -58,3 +58,30 @@ def test_serve_imports_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["trapeze.client", "h11", "asyncio"])
 def test_more_would_be_found(tmp_path: Path, module: str) -> None:
     assert module in findings(tmp_path, f"import {module}")
+
+
+SUCCESSOR = """
+import sys
+from trapeze import successor
+successor.fill_standard_descriptors()
+with successor.no_ssl():
+    from trapeze import carry, control, foreground, resume
+print(*sorted(sys.modules))
+later = successor._Later()
+assert later.keep_going() is True
+assert later.load().config.name == "other"
+"""
+
+
+def test_an_upgrade_reads_its_command_line_later(tmp_path: Path) -> None:
+    """Nobody is answered before all this is imported: no click, no verbs, and not what only the next upgrade needs."""
+    (tmp_path / "it.toml").write_text('[services.x]\ncommand = "true"\n')
+    words = ["--name", "other", "up", "--config", "it.toml", "--keep-going"]
+    run = subprocess.run(
+        [sys.executable, "-c", SUCCESSOR, *words],
+        cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    found = set(run.stdout.split())
+    assert "trapeze.supervisor" in found
+    assert not {name for name in found if name.split(".")[0] in ("click", "typing_extensions", "ssl")}
+    assert not found & {"trapeze.app", "trapeze.cli", "trapeze.upgrade", "trapeze.saving", "psutil", "tomllib"}

@@ -232,6 +232,34 @@ def marked() -> Any:
     return middleware
 
 
+def aiohttp() -> Any:
+    from aiohttp.web import Application
+
+    return Application()
+
+
+def tornado() -> Any:
+    from tornado.web import Application
+
+    class Shop(Application):
+        """What people write."""
+
+    return Shop([])
+
+
+def tornado_router() -> Any:
+    from tornado.routing import RuleRouter
+
+    return RuleRouter([])
+
+
+def aiohttp_function() -> Any:
+    async def make() -> Any:
+        return aiohttp()
+
+    return make
+
+
 FRAMEWORKS: list[tuple[Callable[[], Any], str]] = [
     (flask, "wsgi"),
     (lambda: flask().wsgi_app, "wsgi"),
@@ -246,6 +274,10 @@ FRAMEWORKS: list[tuple[Callable[[], Any], str]] = [
     (wsgi_to_asgi, "asgi3"),
     (proxy_headers, "asgi3"),
     (marked, "asgi3"),
+    (aiohttp, "aiohttp"),
+    (tornado, "tornado"),
+    (tornado_router, "tornado"),
+    (aiohttp_function, "factory"),
 ]
 
 

@@ -249,6 +249,7 @@ GATES = st.builds(
     retry_at=st.just(5.0),
     steps_left=st.booleans(),
     step_running=st.booleans(),
+    stand_in=st.none(),
 )
 
 
@@ -303,6 +304,7 @@ def test_converges(data: st.DataObject, want: Want, rules: Rules) -> None:
         made = plan(view, want, rules, Gate())
         for action in made.actions:
             if isinstance(action, Spawn):
+                assert action.generation == want.generation
                 view.append(Seen(next(ids), action.index, want.generation, S, float(round_)))
             elif isinstance(action, Stop):
                 view = [replace(p, state=X) if p.id == action.id else p for p in view]

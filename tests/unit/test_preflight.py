@@ -83,6 +83,39 @@ def test_users_and_groups_that_do_not_exist() -> None:
     ]
 
 
+OURS = str(os.getegid())
+
+
+@pytest.mark.parametrize("control", [{"group": "4000000"}, {"mode": "0666"}])
+@pytest.mark.usefixtures("not_root")
+def test_control_socket_in_a_private_directory(control: dict[str, str], here: Path) -> None:
+    """Its own mode and group say that others may use it, and nobody can reach it."""
+    tree = {"control": control, **service()}
+    field = next(iter(control))
+
+    (problem,) = said(tree)
+    assert problem.startswith(f"flag: control.{field}: does nothing here: the runtime directory of a user who is not")
+    assert "set TRAPEZE_RUNTIME_DIR" in problem
+    assert said(tree, {"PATH": "/bin", "TRAPEZE_RUNTIME_DIR": f"{here}/to-be-made"}) == []
+
+
+def test_control_socket_in_a_directory_that_is_closed(here: Path) -> None:
+    """One that is there is left as it is, so its mode has to be right already."""
+    place = here / "place"
+    place.mkdir(mode=0o700)
+    environ = {"PATH": "/bin", "TRAPEZE_RUNTIME_DIR": str(place)}
+    tree = {"control": {"group": OURS}, **service()}
+    closed = f"flag: control.group: does nothing here: others may not enter the runtime directory {place}"
+
+    assert said(tree, environ) == [f"{closed}, chmod o+x {place}"]
+    place.chmod(0o750)  # its group is the one that is named
+    assert said(tree, environ) == []
+    assert said({"control": {"mode": "0666"}, **service()}, environ) != []
+    place.chmod(0o711)
+    assert said({"control": {"mode": "0666"}, **service()}, environ) == []
+    assert said({"control": {"mode": "0600"}, **service()}, environ) == []
+
+
 @pytest.mark.usefixtures("not_root")
 def test_users_and_groups_need_root() -> None:
     group = grp.getgrgid(0).gr_name
@@ -195,6 +228,27 @@ def test_directories(here: Path) -> None:
             "name the directory that has bin/python in it"
         ),
     ]
+
+
+def test_socket_that_would_be_taken_for_an_instance(here: Path) -> None:
+    """`trapeze status` would say that two of them are running."""
+    environ = {"PATH": "/bin", "TRAPEZE_RUNTIME_DIR": str(here)}
+
+    (problem,) = said(socket(bind=f"unix:{here}/web.sock"), environ)
+    assert problem.startswith(f"flag: sockets.s.bind: unix:{here}/web.sock: in that directory it would be taken for")
+    assert problem.endswith('instance "web", choose another directory')
+    assert said(socket(bind=f"unix:{here}/web.socket"), environ) == []
+    assert said(socket(bind=f"unix:{here}/web.sock")) == []
+
+
+def test_programs_beside_a_wrong_env_file(here: Path) -> None:
+    """All problems at once; but a variable that the file may have is not called missing."""
+    gone = f"flag: services.a.env_file: {here}/gone: cannot be read: no such file or directory"
+
+    file, program = said(service(command="nosuchprogram --x", env_file="gone"))
+    assert file == gone
+    assert program.startswith('flag: services.a.command: the program "nosuchprogram" is not on the PATH')
+    assert said(service(pre_start="{env:TOOLS}/tool", env_file="gone")) == [gone]
 
 
 def test_env_files(here: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trapeze_backends.proxied import DEFAULT, Trust, proxied
+from trapeze_backends.proxied import DEFAULT, Trust, proxied, told
 
 
 def environ_after(entries: list[str], peer: str, **headers: str) -> dict[str, Any]:
@@ -129,3 +129,20 @@ def test_memory_of_peers_is_bounded() -> None:
     for number in range(12_000):
         assert f"192.0.{number // 250}.{number % 250}" not in trust
     assert len(trust._known) <= 10_000
+
+
+@pytest.mark.parametrize(
+    ("peer", "said"),
+    [
+        ("127.0.0.1", (("203.0.113.9", 0), "https", "shop.example")),
+        ("", (("203.0.113.9", 0), "https", "shop.example")),
+        ("192.0.2.1", None),
+    ],
+)
+def test_told_to_servers_of_another_kind(peer: str, said: Any) -> None:
+    assert told(Trust(DEFAULT), peer, "1.1.1.1, 203.0.113.9", "http, HTTPS", "x, shop.example") == said
+
+
+def test_told_nothing() -> None:
+    assert told(Trust(DEFAULT), "", "", "", "") == (None, "", "")
+    assert told(Trust(DEFAULT), "", "nonsense", "gopher", "") == (None, "", "")

@@ -24,16 +24,6 @@ def status(host: FakeHost) -> tuple[Status, str]:
     return report.judge(host.service)
 
 
-def rolled_out(host: FakeHost) -> None:
-    """Let a reload run to its end."""
-    for _ in range(20):
-        host.all_ready()
-        host.leave_all()
-        if host.service.is_settled():
-            return
-    raise AssertionError(host.states())
-
-
 def test_starts_and_runs() -> None:
     """Both spawned at once; RUNNING when both have said so."""
     host = FakeHost(WEB)
@@ -107,7 +97,7 @@ def test_reload_rolls() -> None:
     host.go()
     assert host.states() == ["0.1 STOPPING", "0.2 READY", "1.1 READY", "1.2 STARTING"]
 
-    rolled_out(host)
+    host.roll_out()
     assert host.states() == ["0.2 READY", "1.2 READY"]
     assert host.service.good == 2
     assert list(host.service.generations) == [2]
@@ -147,7 +137,7 @@ def test_scale_during_reload_during_crash() -> None:
     host.newest().exit(-11)
     host.go()
 
-    rolled_out(host)
+    host.roll_out()
 
     assert host.states() == ["0.2 READY", "1.2 READY", "2.2 READY"]
 
@@ -162,7 +152,7 @@ def test_second_reload_during_a_reload() -> None:
     host.go()
 
     assert "0.2 STOPPING" in host.states()
-    rolled_out(host)
+    host.roll_out()
     assert host.states() == ["0.3 READY", "1.3 READY"]
 
 
@@ -186,7 +176,7 @@ def test_restart_is_make_before_break() -> None:
     host.service.restart(first)
     host.go()
     assert host.states() == ["0.1 READY", "0.1 STARTING", "1.1 READY"]
-    rolled_out(host)
+    host.roll_out()
 
     assert host.states() == ["0.1 READY", "1.1 READY"]
     assert first not in host.service.processes

@@ -8,17 +8,15 @@ import signal
 import pytest
 from msgspec.structs import replace
 
-from tests.support.fakehost import FakeBoard, FakeChild, FakeHost
-from trapeze import report
+from tests.support.fakehost import FakeBoard, FakeHost
+from tests.support.watched import WEB, beat, child, started, worker
 from trapeze.config import load
 from trapeze.errors import ConfigError
 from trapeze.lifecycle import State
-from trapeze.planner import Rules
 from trapeze.prelude import DUMP_SIGNAL
 from trapeze.process import TO_DUMP, Process
 from trapeze.scoreboard import Reading
 from trapeze.spec import ServiceSpec
-from trapeze.status import Status
 from trapeze.vigil import Terms, Verdict, judge
 
 EMPTY = FakeBoard.EMPTY
@@ -61,9 +59,13 @@ WHY = "a request has taken longer than 10 s"
     [
         ({"oldest": 0.0}, Verdict(110.0)),
         ({"oldest": 95.0, "in_flight": 1}, Verdict(105.0)),
-        ({"oldest": 90.0, "in_flight": 1, "beat": 99.0}, Verdict(kill=WHY)),
-        ({"oldest": 90.0, "beat": 99.0}, Verdict(kill=WHY)),
+        # In a thread: nothing else is lost with it, once that is certain.
+        ({"oldest": 90.0, "in_flight": 1, "beat": 99.0}, Verdict(110.0, shed=WHY, alone=True)),
+        ({"oldest": 90.0, "beat": 99.0}, Verdict(110.0, shed=WHY)),
         ({"oldest": 90.0, "in_flight": 2, "beat": 99.0}, Verdict(110.0, shed=WHY)),
+        # On a loop that goes round nothing hangs: there may be WebSockets, which nobody counts.
+        ({"oldest": 90.0, "in_flight": 1, "beat": 99.0, "loop": True}, Verdict(110.0, shed=WHY)),
+        ({"oldest": 85.0, "in_flight": 1, "beat": 89.0, "loop": True}, Verdict(kill=WHY)),
         # The loop stands still too: the others will never be answered.
         ({"oldest": 85.0, "in_flight": 9, "beat": 89.0}, Verdict(kill=WHY)),
         ({"oldest": 200.0, "in_flight": 1}, Verdict(110.0)),
@@ -88,32 +90,6 @@ def test_who_was_asleep_kills_nobody() -> None:
 
 
 # -- histories --------------------------------------------------------------------------------------------------------
-
-WEB = ServiceSpec(app="shop:app", socket="web", workers=3, preload=False, spare=False, heartbeat_timeout=30.0)
-
-
-def started(spec: ServiceSpec = WEB) -> FakeHost:
-    host = FakeHost(spec)
-    host.all_ready()
-    for process in host.service.workers():
-        beat(host, process)
-    return host
-
-
-def beat(host: FakeHost, process: Process, **fields: float) -> None:
-    """The worker writes into its slot."""
-    assert process.slot is not None
-    slots = host.boards[-1].slots
-    slots[process.slot] = replace(slots[process.slot], **{"beat": host.clock, **fields})
-
-
-def worker(host: FakeHost, index: int) -> Process:
-    return next(p for p in host.service.workers() if p.index == index and p.live)
-
-
-def child(host: FakeHost, process: Process) -> FakeChild:
-    assert process.pid is not None
-    return host.children[process.pid]
 
 
 def test_a_silent_worker_is_dumped_and_killed() -> None:
@@ -216,33 +192,105 @@ def test_a_worker_in_a_terminal_may_stand_in_a_debugger() -> None:
 SLOW = replace(WEB, request_timeout=10.0)
 
 
-def test_a_hanging_request_alone() -> None:
-    """Nothing else is lost with it, so its worker is killed, once it is certain."""
-    host = started(SLOW)
+def hang(host: FakeHost, **fields: float) -> Process:
+    """A request that hangs in worker 0; all others are well. Until the verdict has been spoken."""
     hung = worker(host, 0)
-    beat(host, hung, oldest=host.clock, in_flight=1)
-    host.go(9.9)
-    assert hung.state is State.READY
+    begun = host.clock
+    host.clock += 10.0
     for process in host.service.workers():
         beat(host, process)
-    host.go(0.1)
-    assert hung.state is State.READY
+    beat(host, hung, oldest=begun, **fields)
+    host.go()
+    assert hung.recycle == "", "it may be the whole machine that has stood still"
     host.go(1.0)
-    assert (hung.state, hung.why) == (State.KILLING, WHY)
+    return hung
+
+
+def test_a_hanging_request_alone() -> None:
+    """Replaced first; it leaves, what it had accepted is served or closed; then it is killed, with its stacks."""
+    host = started(SLOW)
+    hung = hang(host, in_flight=1)
     job = host.newest().launch.job
     assert job is not None
     assert job["board"] == {"fd": 99, "slot": 3, "full": True}
+    assert (hung.state, hung.recycle) == (State.READY, WHY)
+    assert child(host, hung).signals == [DUMP_SIGNAL, signal.SIGCONT]
+    child(host, hung).listener.on_line("stderr", "File app.py", False)
+    assert "0.1 STARTING" in host.states()
+
+    host.all_ready()
+    assert child(host, hung).signals[2:] == [signal.SIGTERM]
+    host.go(SLOW.drain_grace)
+    assert hung.state is State.STOPPING, "it has not heard yet"
+    child(host, hung).listener.on_message(b"STOPPING=1")
+    host.go()
+    host.go(SLOW.drain_grace)
+    assert hung.state is State.STOPPING
+    host.go(TO_DUMP)
+
+    assert (hung.state, hung.why) == (State.KILLING, WHY)
+    assert child(host, hung).signals[3:] == [-9]
+    child(host, hung).exit(-9)
+    assert hung.why == f"{WHY}, killed by SIGKILL"
+    assert hung.stacks == ["File app.py"]
+
+
+def test_who_is_not_alone_any_more_is_not_killed() -> None:
+    """Between the verdict and the kill it has accepted requests: their worker is left all of its stop_timeout."""
+    host = started(SLOW)
+    hung = hang(host, in_flight=1)
+    host.all_ready()
+    child(host, hung).listener.on_message(b"STOPPING=1")
+    host.go()
+    beat(host, hung, in_flight=2)
+    for _ in range(20):
+        assert host.service.wake_at is not None
+        host.clock = host.service.wake_at
+        host.go()
+    assert hung.state is State.STOPPING
+    beat(host, hung, in_flight=1)
+    host.go(TO_DUMP)
+    assert (hung.state, hung.why) == (State.KILLING, WHY)
+
+
+def test_stop_timeout_bounds_all() -> None:
+    host = started(SLOW)
+    hung = hang(host, in_flight=3)
+    host.all_ready()
+    child(host, hung).listener.on_message(b"STOPPING=1")
+    beat(host, hung, in_flight=1)
+    host.go(29.9)
+    assert hung.state is State.STOPPING
+    host.go(0.1)
+    assert (hung.state, hung.why) == (State.KILLING, "still there 30 s after the stop signal")
+
+
+@pytest.mark.parametrize("comes_round", [True, False])
+def test_a_loop_that_stands_still(comes_round: bool) -> None:
+    """Told to leave together with the verdict; whoever beats again gets the time that others have for that."""
+    host = started(SLOW)
+    hung, begun = worker(host, 0), host.clock
+    host.clock += 10.0
+    for process in host.service.workers()[1:]:
+        beat(host, process)
+    beat(host, hung, beat=begun, oldest=begun, in_flight=9)
+    host.go()
+    host.go(1.0)
+    assert (hung.state, hung.why) == (State.KILLING, WHY)
+    assert child(host, hung).signals == [signal.SIGTERM, DUMP_SIGNAL, signal.SIGCONT]
+
+    if comes_round:
+        beat(host, hung, beat=host.clock + 0.2)
+    host.go(TO_DUMP)
+    assert child(host, hung).signals[3:] == ([] if comes_round else [-9])
+    host.go(30.0)
+    assert child(host, hung).signals[3] == -9
 
 
 def test_a_hanging_request_in_company() -> None:
     """Dumped, and replaced like one that is recycled: the others in it are answered, its own stop_timeout bounds it."""
     host = started(SLOW)
-    hung = worker(host, 0)
-    beat(host, hung, oldest=host.clock, in_flight=3)
-    host.clock += 10.0
-    for process in host.service.workers():
-        beat(host, process)
-    host.go()
+    hung = hang(host, in_flight=3)
     assert (hung.state, hung.recycle) == (State.READY, WHY)
     assert child(host, hung).signals == [DUMP_SIGNAL, signal.SIGCONT]
     assert "0.1 STARTING" in host.states()
@@ -255,116 +303,6 @@ def test_a_hanging_request_in_company() -> None:
 
     assert (hung.state, hung.why) == (State.STOPPING, f"recycled: {WHY}")
     assert child(host, hung).signals[2:] == [signal.SIGTERM]
-
-
-def asks(host: FakeHost, process: Process, why: str = "has served 10,012 requests") -> None:
-    child(host, process).listener.on_message(f"X_TRAPEZE_RECYCLE={why}".encode())
-
-
-def test_recycling_is_make_before_break_and_one_at_a_time() -> None:
-    """All three ask at once; there are never fewer than three ready, and never more than four."""
-    host = started()
-    first = [process.id for process in host.service.workers()]
-    for process in host.service.workers():
-        asks(host, process)
-    replaced = 0
-    while first:
-        host.go()
-        ready = [p for p in host.service.workers() if p.state is State.READY]
-        live = [p for p in host.service.workers() if p.live]
-        assert len(ready) == 3
-        assert len(live) <= 4
-        assert sum(bool(p.recycle) for p in live) <= 1
-        host.all_ready()
-        host.leave_all()
-        gone = [id for id in first if id not in host.service.processes]
-        assert len(gone) <= 1
-        first = [id for id in first if id not in gone]
-        replaced += len(gone)
-        assert replaced < 4
-    assert replaced == 3
-    assert host.service.ledger.restarts == 0
-
-
-def test_one_at_a_time_also_with_a_larger_surge() -> None:
-    host = started(replace(WEB, max_surge=3))
-    assert host.service.rules == Rules(3, 0, exclusive=False)
-    for index in (2, 1, 0):
-        asks(host, worker(host, index))
-        host.go()
-    assert sum(state.endswith("STARTING") for state in host.states()) == 1
-
-
-def test_recycling_is_no_trouble() -> None:
-    """The service runs all the while, is settled, and says why the worker left."""
-    host = started()
-    old = worker(host, 2)
-    asks(host, old)
-    host.go()
-    assert report.judge(host.service) == (Status.RUNNING, "3 of 3 ready")
-    assert host.service.is_settled()
-    assert old.why == "to be replaced: has served 10,012 requests"
-    host.all_ready()
-    assert old.why == "recycled: has served 10,012 requests"
-    host.leave_all()
-    assert old.why == "exited with status 0 (recycled: has served 10,012 requests)"
-
-
-def test_a_reload_takes_over_from_recycling() -> None:
-    host = started()
-    asks(host, worker(host, 0))
-    host.go()
-    host.service.adopt(host.make(WEB, 2))
-    host.go()
-    assert not host.service.is_settled()
-    for _ in range(10):
-        host.all_ready()
-        host.leave_all()
-    assert host.states() == ["0.2 READY", "1.2 READY", "2.2 READY"]
-
-
-def test_old_ones_are_not_recycled_during_a_reload() -> None:
-    host = started()
-    host.service.adopt(host.make(WEB, 2))
-    host.go()
-    asks(host, worker(host, 0))
-    host.go()
-    assert not any(process.recycle for process in host.service.workers())
-
-
-def test_age() -> None:
-    """Each worker has its own, and the supervisor is woken for it."""
-    host = started(replace(WEB, max_age=100.0, recycle_jitter=0.1, heartbeat_timeout=0.0))
-    assert host.service.wake_at == pytest.approx(195.0)  # drawn 0.5: 95 s
-    host.go(94.9)
-    assert not any(process.recycle for process in host.service.workers())
-    host.go(0.1)
-    assert [process.recycle for process in host.service.workers()][:3] == ["is 95 s old", "", ""]
-
-
-@pytest.mark.parametrize(
-    ("spec", "draw", "field", "expected"),
-    [
-        (ServiceSpec(max_requests=1000), 0.0, "max_requests", 1000),
-        (ServiceSpec(max_requests=1000), 0.999, "max_requests", 1100),
-        (ServiceSpec(max_requests=1000, max_requests_jitter=0), 0.999, "max_requests", 1000),
-        (ServiceSpec(max_requests=1000, max_requests_jitter=500), 0.5, "max_requests", 1250),
-        (ServiceSpec(max_requests=5), 0.999, "max_requests", 5),
-        (ServiceSpec(max_rss=1000), 0.0, "max_rss", 1000),
-        (ServiceSpec(max_rss=1000, recycle_jitter=0.2), 0.5, "max_rss", 900),
-        (ServiceSpec(), 0.5, "max_requests", None),
-        (ServiceSpec(), 0.5, "max_rss", None),
-    ],
-)
-def test_jitter_of_limits(spec: ServiceSpec, draw: float, field: str, expected: int | None) -> None:
-    """Requests come on top, memory and age are never exceeded."""
-    host = FakeHost(replace(spec, app="shop:app", socket="web", workers=0, preload=False, spare=False))
-    host.draw = draw
-    host.service.scale(1)
-    host.go()
-    job = host.newest().launch.job
-    assert job is not None
-    assert job.get(field) == expected
 
 
 def test_the_board_lives_as_long_as_the_service_runs() -> None:

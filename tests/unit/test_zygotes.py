@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from tests.support.fakehost import FakeChild, FakeHost
+from trapeze import render, report
+from trapeze.events import Clock
+from trapeze.notify import parse
 from trapeze.spec import ServiceSpec
 
 shop = partial(ServiceSpec, app="shop:app", socket="web", workers=2, preload="auto", spare=True)
@@ -14,8 +17,8 @@ BROKEN = b'X_TRAPEZE_ERROR={"message":"no module named shop","traceback":"Traceb
 
 
 def imports(host: FakeHost) -> list[str]:
-    """`role.generation STATE` of what is imported and does not serve."""
-    return [f"{p.role}.{p.generation} {p.state.name}" for p in host.service.zygotes.all()]
+    """`role.generation STATE` of what is imported and does not serve, without the heirs."""
+    return [f"{p.role}.{p.generation} {p.state.name}" for p in host.service.zygotes.all() if p.role != "heir"]
 
 
 def zygote(host: FakeHost, generation: int) -> FakeChild:
@@ -58,7 +61,7 @@ def test_crash_is_replaced_by_a_fork() -> None:
     host = FakeHost(shop())
     rise(host, 1)
     host.clock += 10
-    host.newest().exit(-9)
+    next(c for c in host.children.values() if c.launch.label.startswith("web[1]")).exit(-9)
     host.go()
     assert sum(line.startswith("forked by") for line in host.log) == 3
 
@@ -132,7 +135,7 @@ def test_the_generation_before_is_kept() -> None:
     deploy(host, 3)
     host.leave_all()
     assert host.service.past == [2]
-    assert [p.generation for p in host.service.zygotes.all() if p.live] == [2, 3]
+    assert [p.generation for p in host.service.zygotes.all() if p.live and p.role != "heir"] == [2, 3]
 
 
 def test_rollback_forks_the_old_code_and_back() -> None:
@@ -167,7 +170,7 @@ def test_nothing_is_kept_on_request() -> None:
     deploy(host, 2, shop(keep_generations=0))
     assert host.service.past == []
     assert host.service.predecessor is None
-    assert [p.generation for p in host.service.zygotes.all() if p.live] == [2]
+    assert [p.generation for p in host.service.zygotes.all() if p.live and p.role != "heir"] == [2]
 
 
 def test_kept_generations_hold_no_sockets() -> None:
@@ -248,3 +251,137 @@ def test_zygote_that_cannot_fork_fails_the_spawn() -> None:
     host.go()
     assert process.id not in host.service.processes
     assert len(host.service.workers()) == 2
+
+
+# -- heirs ------------------------------------------------------------------------------------------------------------
+
+
+def heirs(host: FakeHost) -> list[str]:
+    return [f"heir.{p.generation} {p.state.name}" for p in host.service.zygotes.all() if p.role == "heir"]
+
+
+def the(host: FakeHost, role: str) -> FakeChild:
+    return next(host.children[p.pid or 0] for p in host.service.zygotes.all() if p.role == role)
+
+
+def whole(host: FakeHost) -> None:
+    """Heirs are forked when everything else is there."""
+    host.go()
+    the(host, "heir").listener.on_message(CLEAN)
+    host.go()
+
+
+def test_a_zygote_has_an_heir() -> None:
+    """Forked from it, with a line of its own, once the service is whole; it makes no workers yet."""
+    host = FakeHost(shop())
+    zygote(host, 1).listener.on_message(CLEAN)
+    host.go()
+    assert heirs(host) == []
+    host.all_ready()
+    assert heirs(host) == ["heir.1 STARTING"]
+    first = the(host, "zygote")
+    assert f"heir of {first.pid}" in host.log
+    assert the(host, "heir").launch.forks
+
+    whole(host)
+    host.service.scale(3)
+    host.go()
+    assert host.log.count(f"forked by {first.pid}") == 3
+    assert heirs(host) == ["heir.1 READY"]
+
+
+def test_an_heir_takes_the_place_of_a_zygote_that_is_killed() -> None:
+    """Nothing is imported, workers are forked from it, and it gets an heir of its own."""
+    host = FakeHost(shop())
+    rise(host, 1)
+    whole(host)
+    heir = the(host, "heir")
+    the(host, "zygote").exit(-9)
+    host.go()
+
+    assert imports(host) == ["zygote.1 READY"]
+    assert the(host, "zygote") is heir
+    assert any("its heir takes its place, nothing is imported anew" in line for line in host.log)
+    host.go(10.0)
+    assert f"heir of {heir.pid}" in host.log
+    host.newest().exit(-9)
+    host.go()
+    assert host.service.zygotes.again == {}
+    assert report.service_status(host.service, 0.0, Clock(host.now, 0.0), lambda pid: 0).imported_again is None
+
+
+def test_an_heir_that_is_killed_is_replaced() -> None:
+    host = FakeHost(shop())
+    rise(host, 1)
+    whole(host)
+    first = the(host, "heir")
+    host.clock += 100.0
+    first.exit(-9)
+    host.go()
+    assert imports(host) == ["zygote.1 READY"]
+    host.go(10.0)
+    assert heirs(host) == ["heir.1 STARTING"]
+    assert host.service.ledger.restarts == 0
+
+
+def test_an_heir_that_cannot_be_forked_is_no_failure() -> None:
+    """It is tried again; the service is as well as ever."""
+    host = FakeHost(shop())
+    zygote(host, 1).listener.on_message(CLEAN)
+    host.go()
+    host.service.heard(host.service.workers()[0], parse(CLEAN))
+    host.fail_spawns = [OSError(11, "Resource temporarily unavailable")]
+    host.service.heard(host.service.workers()[1], parse(CLEAN))
+    host.go()
+    assert heirs(host) == []
+    assert host.service.ledger.failure == ""
+    assert host.states() == ["0.1 READY", "1.1 READY"]
+    host.go(30.0)
+    assert heirs(host) == ["heir.1 STARTING"]
+
+
+def test_what_is_kept_for_a_rollback_needs_no_heir() -> None:
+    host = FakeHost(shop())
+    rise(host, 1)
+    whole(host)
+    host.service.adopt(host.make(shop(), 2))
+    host.go()
+    assert heirs(host) == ["heir.1 READY"], "until the new generation is good, it is the old one that must not be lost"
+    rise(host, 2)
+    assert [line for line in heirs(host) if "STOPPING" not in line] == ["heir.2 STARTING"]
+
+
+def test_both_are_killed() -> None:
+    """Then there is nothing left to go on with: that is done and said, and stays said."""
+    host = FakeHost(shop())
+    rise(host, 1)
+    whole(host)
+    the(host, "heir").exit(-9)
+    the(host, "zygote").exit(-9)
+    host.go()
+    host.go(10.0)
+    assert imports(host) == ["zygote.1 STARTING"]
+    the(host, "zygote").listener.on_message(CLEAN)
+    host.go()
+    status = report.service_status(host.service, 0.0, Clock(host.now, 0.0), lambda pid: 0)
+    assert status.imported_again == host.clock
+    row = render._service_row(status, host.clock + 60.0)
+    assert "imported once more 1 min ago, from what was on the disk then" in row[-1]
+    deploy(host, 2)
+    assert report.service_status(host.service, 0.0, Clock(host.now, 0.0), lambda pid: 0).imported_again is None
+
+
+def test_stopped_and_started_is_another_generation() -> None:
+    """What was in memory is gone: the number says that the code was read again."""
+    host = FakeHost(shop())
+    rise(host, 1)
+    host.service.disable()
+    host.go()
+    host.leave_all()
+    for child in list(host.children.values()):
+        child.exit(0)
+    host.go(1.0)
+    host.service.enable()
+    host.go()
+    rise(host, 2)
+    assert host.service.zygotes.again == {}

@@ -21,19 +21,23 @@ HOW = {"native": "native", "trapeze": "by trapeze", "no": "no"}
 @click.command()
 @click.argument("name", required=False)
 @click.option("--venv", metavar="DIR", help="Look in this virtual environment; default: the one trapeze runs in.")
+@click.option("--python", metavar="PATH", help="Look where this interpreter looks, instead.")
 @click.option("--test", is_flag=True, help="Run the conformance checks against backend NAME.")
 @click.option("--interface", metavar="WHAT", help="With --test: wsgi or asgi; default: all that it serves.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="With --test: an option of the server.")
 @json_option
 def backends(
-    name: str | None, venv: str | None, test: bool, interface: str | None, options: tuple[str, ...], as_json: bool
-) -> int:
+    name: str | None, venv: str | None, python: str | None, test: bool, interface: str | None,
+    options: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
     """Show which servers are installed.
 
     And what each can do; with NAME, everything about one. With --test its promises are tried: requests and bodies, what
     the app is told, trust in proxies, smuggled requests, starting, watching, leaving.
     """
-    where = environment(venv)
+    if venv is not None and python is not None:
+        raise click.UsageError("--python goes without --venv, which has a Python of its own")
+    where = environment(venv, python)
     if test:
         if name is None:
             raise click.UsageError("--test needs the NAME of a backend")

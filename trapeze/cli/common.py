@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
+import msgspec
 
 from trapeze.errors import ConfigError, StartFailed, TrapezeError
 
@@ -26,8 +28,28 @@ def name_option(function: _F) -> _F:
 
 
 def json_option(function: _F) -> _F:
-    """Add --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    """Add --json. With it an error is data as well, on stdout; the exit code is the same."""
+
+    @functools.wraps(function)
+    def answered(*args: Any, **how: Any) -> Any:
+        try:
+            return function(*args, **how)
+        except TrapezeError as error:
+            if not how["as_json"]:
+                raise
+            click.echo(msgspec.json.encode(_body(error)))
+            return error.exit_code
+
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(cast(_F, answered))
+
+
+def _body(error: TrapezeError) -> dict[str, object]:
+    """What the supervisor has answered, or would have."""
+    answered: dict[str, object] | None = getattr(error, "body", None)
+    if answered is not None:
+        return answered
+    problems = [problem._asdict() for problem in getattr(error, "problems", ())]
+    return {"code": error.code, "message": error.message, "hint": error.hint, "problems": problems}
 
 
 def config_option(function: _F) -> _F:

@@ -120,10 +120,7 @@ def shutdown(fast: bool, wait: float, no_wait: bool, quiet: bool, as_json: bool,
     """Stop every service, and the supervisor itself."""
     begun = time.monotonic()
     client = Client(find(name))
-    try:
-        answer = client.shutdown(wait=None if no_wait else wait, fast=fast, watch=_Progress(quiet))
-    except TrapezeError as error:
-        return _failed(error, as_json)
+    answer = client.shutdown(wait=None if no_wait else wait, fast=fast, watch=_Progress(quiet))
     _done(client, answer, begun, as_json)
     return 0
 
@@ -149,7 +146,7 @@ def _give(
             answer = client.write(service_path(service, verb), query, wait=None if no_wait else left, watch=watch)
         except TrapezeError as error:
             watch.trim(error)
-            return _failed(error, as_json)
+            raise
         _done(client, answer, begun, as_json)
         left = max(0.0, wait - (time.monotonic() - begun))
     return 0
@@ -165,15 +162,6 @@ def _done(client: Client, answer: dict[str, Any], begun: float, as_json: bool) -
     message = answer.get("message") or generations or client.instance.name
     took = f" ({time.monotonic() - begun:.1f} s)" if answer.get("settled") else ", not waited for"
     click.echo(f"{message}{took}")
-
-
-def _failed(error: TrapezeError, as_json: bool) -> int:
-    """With --json the refusal of the supervisor is data as well; in words it goes to stderr by the usual way."""
-    if not as_json:
-        raise error
-    body = error.body if isinstance(error, RemoteError) else None
-    click.echo(msgspec.json.encode(body or {"code": error.code, "message": error.message, "hint": error.hint}))
-    return error.exit_code
 
 
 class _Progress:

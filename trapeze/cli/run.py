@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -14,7 +14,10 @@ from trapeze.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from trapeze.config import Resolved
 
-__all__ = ["serve", "up"]
+__all__ = ["CommandLine", "serve", "understood", "up"]
+
+_ONLY_READ = "trapeze.only_read"
+"""In a context's `meta`: where to put what the command line says, instead of running it."""
 
 DEFAULT_BIND = "127.0.0.1:8000"
 DEFAULT_FILE = "trapeze.toml"
@@ -44,6 +47,13 @@ Examples:
 """
 
 
+class CommandLine(NamedTuple):
+    """What `serve` or `up` was told."""
+
+    load: Callable[[], Resolved]
+    keep_going: bool
+
+
 @click.command(epilog=_EXAMPLES)
 @click.argument("app")
 @click.option("-w", "--workers", type=click.IntRange(0, 10_000), metavar="N", help="Worker processes; default 1.")
@@ -55,7 +65,11 @@ Examples:
 @click.option("--backend", metavar="NAME", help="auto, gunicorn, uvicorn, chaussette...; default auto.")
 @click.option("--app-dir", metavar="DIR", help="Import the app from here; default: the current directory.")
 @click.option("--factory", is_flag=True, default=None, help="APP is a function that makes the app.")
-@click.option("--interface", type=click.Choice(["auto", "wsgi", "asgi"]), help="What APP speaks; default: look at it.")
+@click.option(
+    "--interface",
+    type=click.Choice(["auto", "wsgi", "asgi", "aiohttp", "tornado"]),
+    help="What APP speaks; default: look at it.",
+)
 @click.option("--venv", metavar="DIR", help="Virtual environment that runs the app.")
 @click.option("--python", metavar="PATH", help="Interpreter that runs the app, without a virtual environment.")
 @click.option(
@@ -70,10 +84,10 @@ Examples:
 @click.option("-c", "--config", "path", metavar="FILE", help="Run this file too; APP is its service web.")
 @click.pass_context
 def serve(ctx: click.Context, /, bind: tuple[str, ...], name: str | None, path: str | None, **flags: Any) -> int:
-    """Serve one WSGI or ASGI app.
+    """Serve one web app: WSGI, ASGI, or one of aiohttp or tornado.
 
-    APP is "module:object"; the object defaults to "app", and may be a call: "module:make()". Which of the two
-    interfaces it speaks is seen by looking at it.
+    APP is "module:object"; the object defaults to "app", and may be a call: "module:make()". Which interface it speaks
+    is seen by looking at it.
     """
     flags["options"] = parse_options(flags["options"]) or None
     flags["trusted_proxies"] = list(flags["trusted_proxies"]) or None
@@ -176,4 +190,23 @@ def _run(path: str | None, overlay: Mapping[str, Any], origins: Mapping[str, str
         """Called again at each reload: the file may have changed, flags and environment count as before."""
         return config.load(path, overlay=overlay, overlay_origins=origins, environ=os.environ)
 
+    only_read: list[CommandLine] | None = click.get_current_context().meta.get(_ONLY_READ)
+    if only_read is not None:
+        only_read.append(CommandLine(load, keep_going))
+        return 0
     return app.run(load, keep_going=keep_going)
+
+
+def understood(words: Sequence[str]) -> CommandLine:
+    """What a command line says, without running it.
+
+    Raises:
+        click.ClickException: nothing that makes sense.
+    """
+    from trapeze.cli import cli
+
+    found: list[CommandLine] = []
+    with cli.make_context("trapeze", list(words)) as context:
+        context.meta[_ONLY_READ] = found
+        cli.invoke(context)
+    return found[0]

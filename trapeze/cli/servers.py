@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ __all__ = ["Environment", "Found", "environment", "look"]
 # Entry points first: what lies beside our own worker package is none of that environment's.
 _LIST = """\
 import sys
+if sys.version_info < (3, 10):
+    sys.exit("Python %s in %s is too old, workers need 3.10 or newer" % (sys.version.split()[0], sys.prefix))
 sys.path[:] = [entry for entry in sys.path if entry]
 from importlib.metadata import entry_points
 names = [point.name for point in entry_points(group="trapeze.backends")]
 sys.path.append(sys.argv[1])
 from trapeze_backends.registry import BUILT_IN
-print("\\n".join(dict.fromkeys([*BUILT_IN, *names])))
+print("\\n".join([sys.prefix] + list(dict.fromkeys(list(BUILT_IN) + names))))
 """
 
 
@@ -29,8 +32,11 @@ class Environment(NamedTuple):
     """Where backends are looked for."""
 
     python: str
+    """The interpreter."""
     prefix: str
-    """What people call it: the directory of the virtual environment, or the interpreter."""
+    """The directory that holds its packages."""
+    names: list[str]
+    """The backends that it knows."""
 
 
 class Found(NamedTuple):
@@ -53,38 +59,41 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def environment(venv: str | None) -> Environment:
-    """Return the environment that is meant; None: the one that trapeze runs in.
+def environment(venv: str | None, python: str | None = None) -> Environment:
+    """Return the environment that is meant; that of an interpreter, or, without both, the one that trapeze runs in.
 
     Raises:
-        TrapezeError: there is no Python in it.
+        TrapezeError: there is no Python in it, or no such Python, or it cannot be asked.
     """
+    program = _program(venv, python)
+    listed = subprocess.run([program, "-c", _LIST, worker_package()], capture_output=True, text=True, check=False)
+    if listed.returncode != 0 or not listed.stdout:
+        words = listed.stderr.strip().splitlines()
+        raise TrapezeError(f"{program} cannot list its backends: {words[-1] if words else 'it said nothing'}")
+    prefix, *names = listed.stdout.splitlines()
+    return Environment(program, prefix, names)
+
+
+def _program(venv: str | None, python: str | None) -> str:
+    if python is not None:
+        found = shutil.which(python)
+        if found is None:
+            raise TrapezeError(f"there is no program {python}")
+        return os.path.abspath(found)
     if venv is None:
-        return Environment(sys.executable, sys.prefix)
+        return sys.executable
     prefix = os.path.abspath(venv)
-    python = os.path.join(prefix, "bin", "python")
-    if not os.access(python, os.X_OK):
-        raise TrapezeError(f"{prefix} is no virtual environment: there is no {python}")
-    return Environment(python, prefix)
+    program = os.path.join(prefix, "bin", "python")
+    if not os.access(program, os.X_OK):
+        raise TrapezeError(f"{prefix} is no virtual environment: there is no {program}")
+    return program
 
 
 def look(where: Environment, only: str | None = None) -> list[Found]:
-    """Ask every backend that the environment knows, or only one.
-
-    Raises:
-        TrapezeError: its Python cannot be asked.
-    """
-    names = _names(where.python) if only is None else [only]
+    """Ask every backend that the environment knows, or only one."""
+    names = where.names if only is None else [only]
     checks = {name: start_check(where.python, {"backend": name}) for name in names}
     return [_judge(name, where.prefix, finish_check(check)) for name, check in checks.items()]
-
-
-def _names(python: str) -> list[str]:
-    listed = subprocess.run([python, "-c", _LIST, worker_package()], capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        words = listed.stderr.strip().splitlines()
-        raise TrapezeError(f"{python} cannot list its backends: {words[-1] if words else 'it said nothing'}")
-    return listed.stdout.split()
 
 
 def _judge(name: str, prefix: str, answer: dict[str, Any]) -> Found:

@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from trapeze import config as configuration
-from trapeze.cli.common import config_option, json_option, name_option
+from trapeze.checks import shared_with_apps
+from trapeze.cli.common import config_option, json_option, name_option, say
 from trapeze.cli.run import config_path
 from trapeze.config import Resolved
 from trapeze.errors import ConfigError, Problem
@@ -36,19 +37,20 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
         problems, resolved = list(error.problems), error.partial
     if isinstance(resolved, Resolved):
         problems += examine(resolved, problems, import_app=import_app)
+    warnings, notes = _remarks(resolved) if isinstance(resolved, Resolved) else ([], [])
     if as_json:
-        found = [problem._asdict() for problem in problems]
-        answer: dict[str, object] = {"ok": not problems, "problems": found}
-        if isinstance(resolved, Resolved) and (noted := list(_notes(resolved))):
-            answer["notes"] = noted
-        click.echo(msgspec.json.encode(answer))
-    elif problems or not isinstance(resolved, Resolved):
+        told = {"problems": problems, "warnings": warnings, "notes": notes}
+        plain = {name: [each._asdict() for each in several] for name, several in told.items()}
+        click.echo(msgspec.json.encode({"ok": not problems, **plain}))
+        return 2 if problems else 0
+    for doubtful, several in (("warning", warnings), ("note", notes)):
+        for each in several:
+            say(f"{doubtful}: {each}")
+    if problems or not isinstance(resolved, Resolved):
         for problem in problems:
             click.echo(str(problem))
     else:
         click.echo(f"ok: {_counted(resolved)}")
-        for note in _notes(resolved):
-            click.echo(f"note: {note}")
     return 2 if problems else 0
 
 
@@ -75,6 +77,18 @@ def examine(resolved: Resolved, known: list[Problem], *, import_app: bool) -> li
     return found
 
 
+def _remarks(resolved: Resolved) -> tuple[list[Problem], list[Problem]]:
+    """Warnings, and notes."""
+    return list(_warnings(resolved)), list(_notes(resolved))
+
+
+def _warnings(resolved: Resolved) -> Iterator[Problem]:
+    """What is allowed and may still be a mistake."""
+    hint = "have the command wait in poll() or select(), not in accept(), or give it a socket of its own"
+    for path, reason in shared_with_apps(resolved.config):
+        yield Problem(path, reason, hint, resolved.origins.get(path, ""))
+
+
 def _parts(resolved: Resolved) -> Iterator[Resolved]:
     """The sockets, then each service: so that one that cannot be asked about does not hide the others."""
     config = resolved.config
@@ -83,7 +97,7 @@ def _parts(resolved: Resolved) -> Iterator[Resolved]:
         yield resolved._replace(config=msgspec.structs.replace(config, services={name: spec}, sockets={}))
 
 
-def _notes(resolved: Resolved) -> Iterator[str]:
+def _notes(resolved: Resolved) -> Iterator[Problem]:
     """What is right, and costs one of the promises."""
     from trapeze.tcpsockets import migrates
 
@@ -91,7 +105,8 @@ def _notes(resolved: Resolved) -> Iterator[str]:
     lost = "what waits in that of a worker that is killed is lost: set the sysctl net.ipv4.tcp_migrate_req=1"
     after = "" if migrates() else f", and {lost}"
     for name in names:
-        yield f"sockets.{name}: reuse_port: no shared_queue: each worker has a queue of its own{after}"
+        reason = f"reuse_port: no shared_queue: each worker has a queue of its own{after}"
+        yield Problem(f"sockets.{name}", reason)
 
 
 def _counted(resolved: Resolved) -> str:

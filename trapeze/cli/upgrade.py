@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from trapeze.cli.common import json_option, name_option, say
-from trapeze.client import Client, RemoteError, find
+from trapeze.client import Client, find
 from trapeze.errors import TrapezeError
 from trapeze.status import Transition
 
@@ -38,15 +38,8 @@ def upgrade(python: str | None, wait: float, as_json: bool, name: str | None) ->
     begun = time.monotonic()
     client = Client(find(name))
     query = {} if python is None else {"python": _interpreter(python)}
-    try:
-        coming = client.write("/upgrade", query, wait=wait)
-        answer = _await(client, coming)
-    except TrapezeError as error:
-        if not as_json:
-            raise
-        body = error.body if isinstance(error, RemoteError) else None
-        click.echo(msgspec.json.encode(body or {"code": error.code, "message": error.message, "hint": error.hint}))
-        return error.exit_code
+    coming = client.write("/upgrade", query, wait=wait)
+    answer = _await(client, coming)
     if as_json:
         click.echo(msgspec.json.encode(answer))
     else:

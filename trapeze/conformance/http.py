@@ -71,13 +71,17 @@ def bodies(stage: Stage) -> None:
     with stage.check("an answer of 1 MB without a length"), door.connect() as client:
         answer = client.get("/stream", Connection="close")
         expect((answer.status, answer.body == MEGABYTE) == (200, True), f"{answer.status}, {len(answer.body)} bytes")
-    with stage.check("a request body in chunks", "chunked_request"), door.connect() as client:
-        client.send(head("POST", "/echo", Transfer_Encoding="chunked", Connection="close"))
-        for size in (1, 5000, 70_000):
-            client.send(b"%x;ext=1\r\n%b\r\n" % (size, b"x" * size))
-        client.send(b"0\r\nX-Sum: t\r\n\r\n")
-        answer = client.answer()
-        expect((answer.status, len(answer.body)) == (200, 75_001), f"{answer.status}, {len(answer.body)} bytes")
+    for name, promise, extension, trailer in (
+        ("a request body in chunks", "chunked_request", b"", b""),
+        ("chunks with extensions and a trailer", "chunk_extensions", b";ext=1", b"X-Sum: t\r\n"),
+    ):
+        with stage.check(name, promise), door.connect() as client:
+            client.send(head("POST", "/echo", Transfer_Encoding="chunked", Connection="close"))
+            for size in (1, 5000, 70_000):
+                client.send(b"%x%b\r\n%b\r\n" % (size, extension, b"x" * size))
+            client.send(b"0\r\n" + trailer + b"\r\n")
+            answer = client.answer()
+            expect((answer.status, len(answer.body)) == (200, 75_001), f"{answer.status}, {len(answer.body)} bytes")
     with stage.check("a body that comes in pieces"), door.connect() as client:
         client.send(head("POST", "/echo", Content_Length="10", Connection="close") + b"01234")
         client.send(b"56789")
@@ -106,7 +110,10 @@ def errors(stage: Stage) -> None:
         expect("Traceback (most recent call last)" in worker.output, f"only this: {worker.output[-200:]}")
     with stage.check("the worker goes on after it"), door.connect() as client:
         expect(client.get("/", Connection="close").status == 200, "the next request failed")
-    with stage.check("a request that is none is refused, or its connection closed"), door.connect() as client:
+    with (
+        stage.check("what is no request is refused, or its connection closed", "request_line"),
+        door.connect() as client,
+    ):
         client.send(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
         answer_or_end = client.rest(5)
         expect(b" 200 " not in answer_or_end[:20], f"it was answered with {answer_or_end[:40]!r}")

@@ -70,6 +70,13 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": data})
 
 
+def __getattr__(name: str) -> Any:
+    """The same as an app of aiohttp or tornado."""
+    import nativeapp  # type: ignore[import-not-found]
+
+    return nativeapp.make(name, asgi)
+
+
 async def _asgi_answer(scope: Any, receive: Any) -> bytes:
     import asyncio
 
