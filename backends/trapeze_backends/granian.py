@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from trapeze_backends.contract import Job
     from trapeze_backends.worker import Worker
 
-__all__ = ["KNOWN", "GranianBackend", "backend", "unknown_version"]
+__all__ = ["GranianBackend", "backend", "unknown_version"]
 
-KNOWN = ((2, 8), (2, 8))
-"""The first and the last minor version whose classes are as `granian_server` expects them."""
+KNOWN, NEXT = "2.8.9", "2.9"
+"""Versions from the first on and before the second are as `granian_server` expects them. Older ones are stopped in
+another way (2.7), or leave an answer of a WSGI app that fails in the middle without an end (2.8.7)."""
 
-WANTED = f"'granian>={KNOWN[0][0]}.{KNOWN[0][1]},<{KNOWN[1][0]}.{KNOWN[1][1] + 1}'"
+WANTED = f"'granian>={KNOWN},<{NEXT}'"
 """The same as pip wants it."""
 
 BOUND = "the sockets of the service are bound by the supervisor"
@@ -153,19 +154,23 @@ class GranianBackend(Backend):
 
 
 def _is_known(version: str) -> bool:
-    parts = version.split(".")
-    try:
-        minor = (int(parts[0]), int(parts[1]))
-    except (IndexError, ValueError):
-        return False
-    return KNOWN[0] <= minor <= KNOWN[1]
+    return _numbers(KNOWN) <= _numbers(version) < _numbers(NEXT)
+
+
+def _numbers(version: str) -> list[int]:
+    """For comparisons: "2.8.9rc1" is as 2.8, and what is no version as none."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return numbers
 
 
 def unknown_version(version: str) -> tuple[str, str]:
     """What is said of a version that we do not know, and what to do about it."""
-    first, last = (f"{major}.{minor}" for major, minor in KNOWN)
-    known = first if first == last else f"{first} to {last}"
-    return f"granian {version or 'of unknown version'} is not one that trapeze knows ({known})", f"pip install {WANTED}"
+    what = f"granian {version or 'of unknown version'} is not one that trapeze knows (from {KNOWN} on, before {NEXT})"
+    return what, f"pip install {WANTED}"
 
 
 def _check_option(name: str, value: Any) -> list[Problem]:

@@ -202,8 +202,8 @@ def test_check_of_an_interface_that_is_not_served() -> None:
 
 
 def test_check_in_an_interpreter_without_servers(bare_venv: str) -> None:
-    own = ("gunicorn", "chaussette", "waitress", "gevent", "cheroot", "bjoern", "werkzeug")
-    packages = {**{name: name for name in own}, "uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.8,<2.9'"}
+    own = ("gunicorn", "chaussette", "waitress", "gevent", "cheroot", "bjoern", "werkzeug", "fastpysgi")
+    packages = {**{name: name for name in own}, "uvicorn": "'uvicorn[standard]'", "granian": "'granian>=2.8.9,<2.9'"}
     for name, pip in packages.items():
         found = problems(backend=name, python=bare_venv)
         assert found[0][0] == "backend"

@@ -256,7 +256,7 @@ def test_check_names_a_version_that_is_not_known(run_dir: Path) -> None:
     assert answer["problems"] == [
         {
             "field": "backend",
-            "reason": "granian 3.1.0 is not one that trapeze knows (2.8)",
-            "hint": "pip install 'granian>=2.8,<2.9'",
+            "reason": "granian 3.1.0 is not one that trapeze knows (from 2.8.9 on, before 2.9)",
+            "hint": "pip install 'granian>=2.8.9,<2.9'",
         }
     ]
