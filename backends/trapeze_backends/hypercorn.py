@@ -66,6 +66,7 @@ class HypercornBackend(Backend):
     interfaces = frozenset({"asgi", "wsgi"})
     speaks = frozenset({"http2", "websocket"})
     fields = {"keepalive": "native", "threads": "trapeze"}
+    lacks = {"length_and_chunked": "h11 keeps the connection after a request that has both: put a proxy in front"}
 
     def version(self) -> str:
         """Version of hypercorn."""
