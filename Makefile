@@ -52,7 +52,7 @@ develop: $(TEST_VENV)/.installed ## only set up the environment of the tests
 # Most tests wait for processes, so three at a time are twice as fast on two processors; but then some get less of them
 # than their limits of time allow for. What has failed in company is run once more, alone, and has to pass there.
 SIDE_BY_SIDE := -n 3 --dist loadgroup
-ONCE_MORE := -p no:xdist --last-failed --last-failed-no-failures none
+ONCE_MORE := --last-failed --last-failed-no-failures none
 
 .PHONY: test
 test: develop lint types ## everything: lint, format check, types, tests
