@@ -17,7 +17,7 @@ __all__ = ["make_apps"]
 def make_apps(app: Any, sockets: list[socket.socket], worker: Worker, config: Config) -> tuple[Pool, list[Any]]:
     """Return the pool, and for each socket an ASGI app that has `app` answer in it."""
     pool = Pool(worker.job.threads or THREADS)
-    return pool, [_asgi(adapt_app(app, sock, worker), pool, config.wsgi_max_body_size) for sock in sockets]
+    return pool, [_asgi(adapt_app(app, sock, worker, heads=True), pool, config.wsgi_max_body_size) for sock in sockets]
 
 
 def _asgi(app: Any, pool: Pool, limit: int) -> Any:

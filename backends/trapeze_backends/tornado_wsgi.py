@@ -19,7 +19,7 @@ __all__ = ["make_wsgi_doors"]
 def make_wsgi_doors(app: Any, sockets: list[socket.socket], worker: Worker) -> tuple[Pool, list[Door]]:
     """Return the pool, and tornado's servers for the listeners."""
     pool = Pool(worker.job.threads or THREADS)
-    return pool, [Door.make(_Callback(adapt_app(app, sock, worker), pool), worker) for sock in sockets]
+    return pool, [Door.make(_Callback(adapt_app(app, sock, worker, heads=True), pool), worker) for sock in sockets]
 
 
 class _Callback:

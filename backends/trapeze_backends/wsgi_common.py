@@ -20,7 +20,9 @@ def host_and_port(sock: socket.socket) -> tuple[str, str]:
     return str(name[0]), str(name[1])
 
 
-def adapt_app(app: Any, sock: socket.socket, worker: Worker, *, tell: bool = False, nameless: bool = False) -> Any:
+def adapt_app(
+    app: Any, sock: socket.socket, worker: Worker, *, tell: bool = False, nameless: bool = False, heads: bool = False
+) -> Any:
     """Return `app` with what servers get wrong in the environ put right, and with endless answers that end.
 
     Args:
@@ -29,6 +31,7 @@ def adapt_app(app: Any, sock: socket.socket, worker: Worker, *, tell: bool = Fal
         worker: the worker; once it leaves, answers without an end are ended.
         tell: the server sends no `Connection: close` of its own while it drains.
         nameless: what the server says of its peers is made up.
+        heads: the server leaves out bodies in answers to HEAD, and can say how long they would be.
     """
     name, port = host_and_port(sock)
     is_unix = sock.family == socket.AF_UNIX
@@ -47,7 +50,7 @@ def adapt_app(app: Any, sock: socket.socket, worker: Worker, *, tell: bool = Fal
                 environ["trapeze.nameless"] = True  # or it would be taken for a Unix peer, who is trusted more
             environ.pop("REMOTE_PORT", None)
             environ.pop("REMOTE_HOST", None)
-        if environ["REQUEST_METHOD"] == "HEAD":
+        if environ["REQUEST_METHOD"] == "HEAD" and not heads:
             return _without_body(app(environ, start_response))
         return app(environ, start_response)
 

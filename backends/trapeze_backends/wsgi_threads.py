@@ -120,8 +120,8 @@ async def respond(pool: Pool, app: Any, environ: dict[str, Any], sink: Sink) -> 
         body = await pool.submit(call.run)
         try:
             if not sink.started:
-                await sink.start(call.status, _with_length(call, body, environ))
-            if body:
+                await sink.start(call.status, _with_length(call, body))
+            if body and not call.is_head:
                 await sink.write(body)
             await sink.finish()
         except OSError as error:
@@ -144,11 +144,11 @@ async def _failed(sink: Sink) -> None:
         await sink.finish()
 
 
-def _with_length(call: _Call, body: bytes, environ: dict[str, Any]) -> list[tuple[str, str]]:
+def _with_length(call: _Call, body: bytes) -> list[tuple[str, str]]:
     """The headers, with the length of an answer that is there as a whole."""
     headers = list(call.headers)
     bare = call.status[:1] == "1" or call.status[:3] in ("204", "304")
-    if bare or (not body and environ["REQUEST_METHOD"] == "HEAD"):
+    if bare or (not body and call.is_head):
         return headers
     if not any(name.lower() == "content-length" for name, _ in headers):
         headers.append(("Content-Length", str(len(body))))
@@ -165,6 +165,8 @@ class _Call:
     def __init__(self, app: Any, environ: dict[str, Any], sink: Sink) -> None:
         self.status = ""
         self.headers: Sequence[tuple[str, str]] = ()
+        self.is_head = environ["REQUEST_METHOD"] == "HEAD"
+        """Its answer has the length that a body would have, and none (RFC 9110, section 9.3.2)."""
         self._app = app
         self._environ = environ
         self._sink = sink
@@ -182,6 +184,8 @@ class _Call:
                 for piece in result:
                     if piece:
                         self._push(piece)
+                    if self.is_head:
+                        break  # nothing of it is sent, and it may have no end
             if not self.status:
                 raise RuntimeError("the app did not call start_response")
             return body
@@ -215,6 +219,8 @@ class _Call:
     async def _send(self, piece: bytes) -> None:
         if not self._sink.started:
             await self._sink.start(self.status, self.headers)
+        if self.is_head:
+            return
         try:
             await self._sink.write(piece)
         except OSError as error:
