@@ -1,6 +1,6 @@
 """Servers that run in one process only, natively with as many workers: fork, and each calls the server's own function.
 
-    python -m trapeze_bench.prefork waitress 8000 4
+    python -m trapeze_bench.prefork waitress 8000 4 app:wsgi wsgi [THREADS]
 
 What the documentation of each recommends for a listening socket that is there already; no more is done to them than
 that. One parent waits, and passes SIGTERM on.
@@ -15,37 +15,34 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trapeze_bench.hello import asgi, wsgi
+from trapeze_bench.loading import load
 
 __all__ = ["SERVERS", "main"]
 
 BACKLOG = 2048
 
 
-def _waitress(sock: socket.socket) -> None:
+def _waitress(sock: socket.socket, app: Any, threads: int | None) -> None:
     import waitress
 
-    waitress.serve(wsgi, sockets=[sock], backlog=BACKLOG)
+    waitress.serve(app, sockets=[sock], backlog=BACKLOG, threads=threads or 4)
 
 
-def _gevent(sock: socket.socket) -> None:
-    from gevent import monkey
-
-    monkey.patch_all()
+def _gevent(sock: socket.socket, app: Any, threads: int | None) -> None:
     import gevent.socket
     from gevent.pywsgi import WSGIServer
 
     green = gevent.socket.socket(sock.family, sock.type, sock.proto, sock.detach())
-    WSGIServer(green, wsgi, log=None, environ={"wsgi.multiprocess": True}).serve_forever()
+    WSGIServer(green, app, log=None, environ={"wsgi.multiprocess": True}).serve_forever()
 
 
-def _bjoern(sock: socket.socket) -> None:
+def _bjoern(sock: socket.socket, app: Any, threads: int | None) -> None:
     import bjoern
 
-    bjoern.server_run(sock, wsgi)
+    bjoern.server_run(sock, app)
 
 
-def _cheroot(sock: socket.socket) -> None:
+def _cheroot(sock: socket.socket, app: Any, threads: int | None) -> None:
     from cheroot import wsgi as cheroot
 
     class Server(cheroot.Server):  # type: ignore[misc]
@@ -57,19 +54,19 @@ def _cheroot(sock: socket.socket) -> None:
             self.socket = sock
             return sock
 
-    Server(("127.0.0.1", 0), wsgi).safe_start()
+    Server(("127.0.0.1", 0), app, numthreads=threads or 10).safe_start()
 
 
-def _werkzeug(sock: socket.socket) -> None:
+def _werkzeug(sock: socket.socket, app: Any, threads: int | None) -> None:
     import logging
 
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    make_server("127.0.0.1", 0, wsgi, threaded=True, fd=sock.fileno()).serve_forever()
+    make_server("127.0.0.1", 0, app, threaded=True, fd=sock.fileno()).serve_forever()
 
 
-def _tornado(sock: socket.socket) -> None:
+def _tornado(sock: socket.socket, app: Any, threads: int | None) -> None:
     import asyncio
     import logging
     from concurrent.futures import ThreadPoolExecutor
@@ -80,19 +77,19 @@ def _tornado(sock: socket.socket) -> None:
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
 
     async def serve() -> None:
-        HTTPServer(WSGIContainer(wsgi, ThreadPoolExecutor(4))).add_sockets([sock])
+        HTTPServer(WSGIContainer(app, ThreadPoolExecutor(threads or 4))).add_sockets([sock])
         await asyncio.Event().wait()
 
     asyncio.run(serve())
 
 
-def _daphne(sock: socket.socket) -> None:
+def _daphne(sock: socket.socket, app: Any, threads: int | None) -> None:
     from daphne.server import Server
 
-    Server(asgi, endpoints=[f"fd:fileno={sock.fileno()}"]).run()
+    Server(app, endpoints=[f"fd:fileno={sock.fileno()}"]).run()
 
 
-def _wsgiref(sock: socket.socket) -> None:
+def _wsgiref(sock: socket.socket, app: Any, threads: int | None) -> None:
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
     class Quiet(WSGIRequestHandler):
@@ -106,19 +103,17 @@ def _wsgiref(sock: socket.socket) -> None:
     server.socket = sock
     server.server_name, server.server_port = "127.0.0.1", sock.getsockname()[1]
     server.setup_environ()
-    server.set_app(wsgi)
+    server.set_app(app)
     server.serve_forever()
 
 
-def _aiohttp(sock: socket.socket) -> None:
+def _aiohttp(sock: socket.socket, app: Any, threads: int | None) -> None:
     from aiohttp import web
-
-    from trapeze_bench.hello_aiohttp import app
 
     web.run_app(app, sock=sock, access_log=None, print=lambda *words: None)
 
 
-SERVERS: dict[str, Callable[[socket.socket], None]] = {
+SERVERS: dict[str, Callable[[socket.socket, Any, int | None], None]] = {
     "aiohttp": _aiohttp,
     "bjoern": _bjoern,
     "cheroot": _cheroot,
@@ -133,7 +128,8 @@ SERVERS: dict[str, Callable[[socket.socket], None]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM."""
-    name, port, workers = arguments[0], int(arguments[1]), int(arguments[2])
+    name, port, workers, app = arguments[0], int(arguments[1]), int(arguments[2]), arguments[3]
+    threads = int(arguments[5]) if len(arguments) > 5 else None
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -145,7 +141,11 @@ def main(arguments: Sequence[str]) -> int:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-            SERVERS[name](sock)
+            if name == "gevent":
+                from gevent import monkey
+
+                monkey.patch_all()  # before the app is imported
+            SERVERS[name](sock, load(app), threads)
             os._exit(0)
         children.append(pid)
 

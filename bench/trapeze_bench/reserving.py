@@ -1,6 +1,6 @@
 """Servers that bind for themselves, natively with as many workers: each binds the port with SO_REUSEPORT.
 
-python -m trapeze_bench.reserving fastpysgi 8000 4
+python -m trapeze_bench.reserving fastpysgi 8000 4 app:wsgi wsgi
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from trapeze_bench.hello import wsgi
+from trapeze_bench.loading import load
 
 __all__ = ["main"]
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
             import fastpysgi
 
             signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-            fastpysgi.run(wsgi, "127.0.0.1", port)
+            fastpysgi.run(load(arguments[3]), "127.0.0.1", port)
             os._exit(0)
         children.append(pid)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trapeze_bench import procfs, wire
+from trapeze_bench.served import Served
 
 __all__ = [
     "APPS",
@@ -30,6 +31,7 @@ __all__ = [
     "environment",
     "free_port",
     "gunicorn",
+    "gunicorn_words",
     "program",
     "running",
     "started",
@@ -77,8 +79,15 @@ def _trapeze(app: str) -> Callable[[int], list[str]]:
 
 def gunicorn(port: int, *words: str, app: str = "trapeze_bench.hello:wsgi") -> list[str]:
     """The command line of gunicorn run natively, as trapeze's backend runs it."""
-    same = ["-w", str(WORKERS), "-k", "gthread", "--threads", str(THREADS), "-b", f"127.0.0.1:{port}"]
-    return [*program("gunicorn"), *same, *_no_control_socket(), *words, app]
+    return gunicorn_words(Served(app, "wsgi", WORKERS), port, "gthread", THREADS, *words)
+
+
+def gunicorn_words(served: Served, port: int, kind: str, threads: int | None, *more: str) -> list[str]:
+    """The command line of gunicorn run natively: a worker class, its threads if it has some, more options."""
+    words = ["-w", str(served.workers), "-k", kind, "-b", f"127.0.0.1:{port}"]
+    words += ["--threads", str(threads)] if threads else []
+    app = served.app + ("()" if served.factory else "")
+    return [*program("gunicorn"), *words, *_no_control_socket(), *more, app]
 
 
 def _no_control_socket() -> list[str]:
