@@ -58,7 +58,16 @@ BACKENDS = {
     "gunicorn-eventlet": _gunicorn("eventlet"),
     "gunicorn-asgi": Web(app=ASGI),
     "uvicorn": Web(app=ASGI, backend="uvicorn"),
-    **{name: Web(backend=name) for name in ("waitress", "gevent", "cheroot", "bjoern", "werkzeug")},
+    "granian-wsgi": Web(backend="granian"),
+    "granian-asgi": Web(app=ASGI, backend="granian"),
+    "hypercorn-asgi": Web(app=ASGI, backend="hypercorn"),
+    "hypercorn-wsgi": Web(backend="hypercorn"),
+    "daphne": Web(app=ASGI, backend="daphne"),
+    "aiohttp": Web(app="trapeze_bench.hello_aiohttp:app", backend="aiohttp"),
+    **{
+        name: Web(backend=name)
+        for name in ("waitress", "gevent", "cheroot", "bjoern", "fastpysgi", "uwsgi", "tornado", "werkzeug")
+    },
     **{
         f"chaussette-{name}": _chaussette(name)
         for name in ("waitress", "wsgiref", "gevent", "geventwebsocket", "eventlet", "bjoern")
