@@ -50,6 +50,7 @@ GROUPS: dict[str, set[str]] = {
         "keeping",
         "launch",
         "lend",
+        "listenqueue",
         "listensocket",
         "output",
         "prelude",
