@@ -69,6 +69,8 @@ def summary(snapshot: Snapshot, now: float) -> str:
         parts.append(f"trapeze {snapshot.installed} is installed: `trapeze upgrade` runs it")
     if snapshot.config:
         parts.append(snapshot.config)
+    if snapshot.upgrading:
+        parts.append("a new program is about to go on with this")
     if snapshot.stopping:
         parts.append("stopping")
     return ", ".join(parts)

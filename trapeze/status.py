@@ -150,6 +150,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     services: list[ServiceStatus]
     sockets: list[SocketStatus]
     stopping: bool = False
+    upgrading: bool = False
+    """A new program is about to take the supervisor's place. This is how things stood when it set out."""
     image: int = 1
     """How many programs this process has been: one more with each upgrade in place."""
     image_since: float = 0.0

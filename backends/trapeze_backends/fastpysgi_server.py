@@ -32,7 +32,7 @@ with quick_import("argparse"):
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from trapeze_backends.worker import Worker
@@ -245,26 +245,33 @@ def _adapted(app: Any, facts: dict[str, tuple[dict[str, Any], bool]], worker: Wo
 
 
 class Answer:
-    """start_response, with the `write` that fastpysgi's own lacks."""
+    """start_response, with the `write` that fastpysgi's own lacks. One is made for each request: the less there is to
+    set, the better."""
 
-    __slots__ = ("_start_response", "headers", "said", "written")
+    said = False
+    headers: Any = ()
+    written: Sequence[bytes] = ()
 
     def __init__(self, start_response: Any) -> None:
         self._start_response = start_response
-        self.said = False
-        self.headers: list[tuple[str, str]] = []
-        self.written: list[bytes] = []
 
     def __call__(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         if self.said and exc_info is None:
             raise AssertionError("start_response was called twice")
         self.said = True
-        self.headers = [(name, value if value.isascii() else _as_sent(value)) for name, value in headers]
+        for _, value in headers:
+            if not value.isascii():
+                headers = [(name, value if value.isascii() else _as_sent(value)) for name, value in headers]
+                break
+        self.headers = headers
         if exc_info is None:
-            self._start_response(status, self.headers)
+            self._start_response(status, headers)
         else:
-            self._start_response(status, self.headers, exc_info)
-        return self.written.append
+            self._start_response(status, headers, exc_info)
+        return self._write
+
+    def _write(self, piece: bytes) -> None:
+        self.written = [*self.written, piece]
 
 
 def _as_sent(value: str) -> str:

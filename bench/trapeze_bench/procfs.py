@@ -45,7 +45,7 @@ def activity(pid: int) -> Activity:
     """Add up all threads."""
     wakeups = preemptions = nanoseconds = 0
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             for line in _lines(f"/proc/{pid}/task/{thread}/status"):
                 if line.startswith("voluntary_ctxt_switches"):
                     wakeups += int(line.split()[1])

@@ -41,6 +41,7 @@ GROUPS: dict[str, set[str]] = {
     "mechanisms": {
         "boot",
         "console",
+        "doorman",
         "doorstep",
         "examine_backend",
         "figures",
