@@ -83,6 +83,7 @@ def _uwsgi(served: Served, port: int) -> list[str]:
     script = Path(sys.executable).with_name("uwsgi")
     found = str(script) if script.exists() else shutil.which("uwsgi") or "uwsgi"
     words = ["--master", "--die-on-term", "--need-app", "--disable-logging", "--processes", str(served.workers)]
+    words += ["--add-header", "Connection: close"]  # it closes, and does not say so: load generators count errors
     words += ["--enable-threads", "--threads", str(served.threads)] if served.threads else []
     app = served.app + ("()" if served.factory else "")
     return [found, "--http-socket", f"127.0.0.1:{port}", *words, "--module", app, "-H", sys.prefix]
