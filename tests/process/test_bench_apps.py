@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from trapeze_bench.apps import APPS, Request
+from trapeze_bench.apps import APPS, Request, database
 from trapeze_bench.apps.computing import ROUNDS, compute
 
 from tests.support.server import Listener, Trapeze
@@ -125,10 +127,9 @@ def test_several_processes_write_to_one_database(serve: Serve, run_dir: Path) ->
 
 
 def test_nobody_else_has_put_the_database_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trapeze_bench.apps import database
-
-    monkeypatch.setattr(database.tempfile, "gettempdir", lambda: str(tmp_path))
-    directory = tmp_path / f"trapeze-bench-{database.os.getuid()}"
+    monkeypatch.delenv("TRAPEZE_BENCH_DATABASE", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    directory = tmp_path / f"trapeze-bench-{os.getuid()}"
     assert database._path() == directory / "items.sqlite3"
     directory.chmod(0o777)
     with pytest.raises(PermissionError, match="ours alone"):

@@ -1,8 +1,8 @@
 """Apps to measure with, each of which stands for a kind of app that people run: `trapeze bench --app django`.
 
-Each module says in its docstring what it stands for, and offers `wsgi`, `asgi` or both. None listens to anything but the
-server, and none keeps anything but `database`, whose file its docstring names. (`heavy_django` is none of these: it is
-what the measurements of deploys serve.)
+Each module says in its docstring what it stands for, and offers `wsgi`, `asgi` or both. None keeps anything
+but `database`, whose file its docstring names. (`heavy_django` is none of these: it is what the measurements of deploys
+serve.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stands for JSON APIs with types: FastAPI, parameters and bodies checked by pydantic on the way in and on the way out."""
+"""Stands for JSON APIs with types: FastAPI, what comes in and what goes out checked by pydantic."""
 
 from __future__ import annotations
 

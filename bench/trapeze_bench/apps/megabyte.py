@@ -1,4 +1,4 @@
-"""Stands for downloads and large pages: 1 MB (1,000,000 bytes) in one piece, its length known. No work but to send it."""
+"""Stands for downloads and large pages: 1 MB (1,000,000 bytes) in one piece, its length known."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ import os
 # Whatever else the environment says: this module serves this site.
 os.environ["DJANGO_SETTINGS_MODULE"] = "trapeze_bench.apps.django_page.settings"
 
-from django.core.asgi import get_asgi_application  # noqa: E402
-from django.core.wsgi import get_wsgi_application  # noqa: E402
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
 
 __all__ = ["asgi", "wsgi"]
 
