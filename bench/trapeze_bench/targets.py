@@ -40,7 +40,7 @@ __all__ = [
 
 BENCH = Path(__file__).resolve().parent.parent
 """Where the servers run: `trapeze_bench.hello` is importable there."""
-APPS = BENCH / "apps"
+APPS = BENCH / "trapeze_bench" / "apps"
 """Apps that only a script here serves."""
 WORKERS = 4
 THREADS = 4
