@@ -112,6 +112,8 @@ class Result(msgspec.Struct):
     """Processor time of the busiest worker, of the mean of all: 1 is even."""
     failed: str = ""
     """Why it could not be measured, or why it was given up."""
+    native: str = ""
+    """Of role "trapeze": the name of the result that is the same server by itself; empty if it was not measured."""
 
 
 class Study(msgspec.Struct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-__all__ = ["Answer", "Head", "Refused", "get", "head", "post"]
+__all__ = ["Answer", "Head", "Refused", "ask", "get", "head", "post"]
 
 
 class Refused(ConnectionError):
@@ -50,6 +50,11 @@ def post(address: tuple[str, int] | str, path: str, timeout: float) -> Answer:
 
 
 def _ask(address: tuple[str, int] | str, start: str, timeout: float) -> Answer:
+    return ask(address, f"{start}Host: localhost\r\nConnection: close\r\n\r\n".encode(), timeout)
+
+
+def ask(address: tuple[str, int] | str, data: bytes, timeout: float) -> Answer:
+    """Send a request, as it is, that has the server close the connection; otherwise as `get`."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
@@ -57,7 +62,7 @@ def _ask(address: tuple[str, int] | str, start: str, timeout: float) -> Answer:
             sock.connect(address)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise Refused(str(error)) from None
-        sock.sendall(f"{start}Host: localhost\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(data)
         return _read(sock)
 
 
