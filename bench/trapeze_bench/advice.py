@@ -71,6 +71,8 @@ def advise(study: Study, *, cores: int | None = None, generator: Generator | Non
         return _nothing(study)
     first = found[0]
     same = [each for each in found if each is first or _level(study, first, each)]
+    prompt = [each for each in same if not any(_later(each, other) for other in same)] or same
+    first, same = prompt[0], prompt
     chosen = next((each for name in BORING for each in same if each.backend == name), first) if same[1:] else first
     sure, why = _certainty(study, first, same, generator)
     workers, threads, counted = _sizes(study, chosen, cores)

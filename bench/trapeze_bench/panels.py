@@ -43,7 +43,9 @@ def study_sections(study: Study) -> Iterator[Markup]:
     if failed := [each for each in study.results if each.failed or errors(each)]:
         body = [[each.name, each.failed, counts(errors(each))] for each in failed]
         yield tag(
-            "section", tag("h2", "Errors"), table("Contestants with errors", ["", "could not be measured", "errors"], body, [1, 2])
+            "section",
+            tag("h2", "Errors"),
+            table("Contestants with errors", ["", "could not be measured", "errors"], body, [1, 2]),
         )
 
 
