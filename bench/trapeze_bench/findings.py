@@ -24,6 +24,7 @@ __all__ = [
     "headline",
     "leaders",
     "near_ceiling",
+    "paired",
     "ranked",
     "reference",
     "tail",
@@ -58,6 +59,13 @@ def counterpart(study: Study, result: Result) -> Result | None:
         return None
     name = result.native or result.name.partition("+")[2]
     return next((each for each in study.results if each.role != OURS and each.name == name), None)
+
+
+def paired(study: Study) -> list[tuple[Result, Result]]:
+    """Those of which something was measured under trapeze and by themselves, the fastest first."""
+    found = ranked(study)
+    pairs = [(each, counterpart(study, each)) for each in found]
+    return [(one, other) for one, other in pairs if other is not None and any(other is each for each in found)]
 
 
 def versus(one: Result, other: Result | None, connections: int) -> Comparison | None:
@@ -197,7 +205,7 @@ def _behind_reference(study: Study) -> Iterator[Line]:
 
 
 def _costs_nothing(study: Study) -> Iterator[Line]:
-    pairs = [(each, native) for each in study.results if (native := counterpart(study, each)) and not each.failed]
+    pairs = [(each, native) for each, native in paired(study) if not each.failed]
     found = [it for each, native in pairs for number in study.connections if (it := versus(each, native, number))]
     if found and not any(it.verdict == "slower" for it in found):
         middle = ratio(median([it.ratio for it in found]))
@@ -243,8 +251,9 @@ def _doubts(study: Study, generator: Generator | None) -> Iterator[Line]:
         limit = rate(generator.ceiling if generator else None)
         words = f"so near to what the generator can drive ({limit}/s) that it was measured, too"
         yield Line("note", f"{words}: {listed(near)}")
-    natives = [(each, native) for each in study.results if (native := counterpart(study, each))]
-    found = [it for each, native in natives for number in study.connections if (it := versus(each, native, number))]
+    found = [
+        it for each, native in paired(study) for number in study.connections if (it := versus(each, native, number))
+    ]
     expected = sum(it.chance for it in found) / 2
     if expected >= 0.5:
         words = f"with so few rounds chance alone calls up to {expected:.0f} of {len(found)} comparisons slower"
