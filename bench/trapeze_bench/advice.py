@@ -46,6 +46,8 @@ class Advice(msgspec.Struct, frozen=True):
     threads: int | None
     """None: there is no number of threads to choose."""
     sure: Sure
+    certainty: str
+    """How sure, in a sentence: with the reason."""
     words: str
     """The recommendation in a sentence or two."""
     command: str
@@ -69,18 +71,21 @@ def advise(study: Study, *, cores: int | None = None, generator: Generator | Non
         return _nothing(study)
     first = found[0]
     same = [each for each in found if each is first or _level(study, first, each)]
+    prompt = [each for each in same if not any(_later(each, other) for other in same)] or same
+    first, same = prompt[0], prompt
     chosen = next((each for name in BORING for each in same if each.backend == name), first) if same[1:] else first
     sure, why = _certainty(study, first, same, generator)
     workers, threads, counted = _sizes(study, chosen, cores)
     with_threads = f" and {several(threads, 'thread')} each" if threads else ""
-    words = f"{chosen.backend}, {several(workers, 'worker')}{with_threads}. How sure: {sure}"
-    words += f", since {why}." if why else "."
+    certainty = f"How sure: {sure}, since {why}."
+    words = f"{chosen.backend}, {several(workers, 'worker')}{with_threads}. {certainty}"
     return Advice(
         chosen.backend,
         chosen.name,
         workers,
         threads,
         sure,
+        certainty,
         words,
         _command(study, chosen, workers, threads),
         [*_reasons(study, chosen, first, same), *counted],
@@ -91,7 +96,7 @@ def advise(study: Study, *, cores: int | None = None, generator: Generator | Non
 def _nothing(study: Study) -> Advice:
     why = [f"{each.name}: {each.failed or 'did not answer every request'}" for each in study.results if not clean(each)]
     words = "Nothing can be recommended: no server under trapeze was measured and answered every request."
-    return Advice("", "", study.workers, None, "low", words, "", why, [])
+    return Advice("", "", study.workers, None, "low", words, words, "", why, [])
 
 
 # -- which ------------------------------------------------------------------------------------------------------------

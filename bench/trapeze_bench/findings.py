@@ -53,13 +53,11 @@ def reference(study: Study) -> Result | None:
 
 
 def counterpart(study: Study, result: Result) -> Result | None:
-    """The same server, run by itself."""
+    """The same server, run by itself: what the result names, or what has its name."""
     if result.role != OURS:
         return None
-    natives = [each for each in study.results if each.role == "native" and each.backend == result.backend]
-    name = result.name.partition("+")[2]
-    named = [each for each in natives if each.name == name]
-    return (named or (natives if len(natives) == 1 else [None]))[0]
+    name = result.native or result.name.partition("+")[2]
+    return next((each for each in study.results if each.role != OURS and each.name == name), None)
 
 
 def versus(one: Result, other: Result | None, connections: int) -> Comparison | None:
@@ -136,12 +134,12 @@ def headline(report: Report) -> list[Line]:
 
 def _lost_in(scenario: Scenario) -> Iterator[Line]:
     for each in scenario.standings:
-        if each.name.startswith(OURS) and each.good is False:
+        if each.name.startswith(OURS) and each.good is False and not each.missing:
             yield Line("bad", f"{scenario.name}: {each.name}: {each.verdict or 'not as it should be'}")
 
 
 def _kept_in(scenario: Scenario) -> Iterator[Line]:
-    asked = [each for each in scenario.standings if each.good is not None]
+    asked = [each for each in scenario.standings if each.good is not None and not each.missing]
     ours = [each for each in asked if each.name.startswith(OURS)]
     others = [each for each in asked if not each.name.startswith(OURS)]
     if ours and all(each.good for each in ours):
@@ -188,7 +186,9 @@ def _behind_reference(study: Study) -> Iterator[Line]:
     base = reference(study)
     slow = []
     for each in study.results:
-        found = [(versus(each, base, number), number) for number in study.connections if each.role == OURS]
+        if each.role != OURS or counterpart(study, each) is base:  # of that it was said before
+            continue
+        found = [(versus(each, base, number), number) for number in study.connections]
         worst = min(((it.ratio, number) for it, number in found if it and it.verdict == "slower"), default=None)
         if worst is not None:
             slow.append(f"{each.name} ({ratio(worst[0])} x at {several(worst[1], 'connection')})")
@@ -207,6 +207,9 @@ def _costs_nothing(study: Study) -> Iterator[Line]:
 
 def _winner(study: Study) -> Iterator[Line]:
     found = leaders(study)
+    if not ranked(study):
+        yield Line("bad", "nothing was measured")
+        return
     if not found:
         yield Line("bad", "no server under trapeze answered every request: there is no winner")
         return

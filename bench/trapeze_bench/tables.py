@@ -220,7 +220,7 @@ def _method(report: Report, width: int) -> str:
         lines.append(
             wrapped(
                 f"{study.app} ({study.interface}), {several(study.workers, 'worker')}{through}; "
-                f"{several(study.rounds, 'round')} of {number(study.seconds)} s, contestants in turn; "
+                f"{several(study.rounds, 'round')} of {study.seconds:g} s, contestants in turn; "
                 f"asked for: {', '.join(study.requests)}",
                 width,
                 "  ",

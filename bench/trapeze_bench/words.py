@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 __all__ = [
     "cell",
     "counts",
+    "duration",
     "listed",
     "median",
     "milliseconds",
@@ -53,6 +54,11 @@ def rate(value: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """To the hundredth: less than that no client can tell."""
     return NONE if value is None else number(value) if value >= 1 else f"{value:.2f}"
+
+
+def duration(value: float) -> str:
+    """Milliseconds as a mark of a scale: "10 ms", "1 s"."""
+    return f"{value:g} ms" if value < 1000 else f"{value / 1000:g} s"
 
 
 def ratio(value: float | None) -> str:

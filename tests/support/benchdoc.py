@@ -31,13 +31,13 @@ PACES = {
     ("gunicorn, plain", "reference", "gunicorn"): (1450, 3900, 4020),
     ("trapeze+gunicorn-gthread", "trapeze", "gunicorn"): (1390, 4310, 4480),
     ("trapeze+uvicorn", "trapeze", "uvicorn"): (2610, 9100, 10200),
-    ("trapeze+granian", "trapeze", "granian"): (4320, 17400, 21034),
+    ("trapeze+granian", "trapeze", "granian"): (4320, 17000, 20634),
     ("trapeze+fastpysgi", "trapeze", "fastpysgi"): (4410, 17900, 21200),
     ("trapeze+waitress", "trapeze", "waitress"): (1510, 4700, 4650),
     ("trapeze+wsgiref", "trapeze", "chaussette"): (820, 1010, 990),
     ("gunicorn-gthread", "native", "gunicorn"): (1405, 4280, 4495),
     ("uvicorn", "native", "uvicorn"): (2625, 9050, 10150),
-    ("granian", "native", "granian"): (4350, 18600, 22400),
+    ("granian", "native", "granian"): (4350, 18900, 23200),
     ("fastpysgi", "native", "fastpysgi"): (4400, 17850, 21150),
     ("waitress", "native", "waitress"): (1500, 4690, 4640),
 }
@@ -55,7 +55,7 @@ def result(name: str, rates: list[list[float]], *, role: str = "trapeze", backen
 
 def _contestant(rng: random.Random, key: tuple[str, str, str], paces: tuple[int, ...], rounds: int) -> Result:
     name, role, backend = key
-    jitter = lambda value, part=0.01: [value * rng.uniform(1 - part, 1 + part) for _ in range(rounds)]  # noqa: E731
+    jitter = lambda value, part=0.025: [value * rng.uniform(1 - part, 1 + part) for _ in range(rounds)]  # noqa: E731
     ours = role == "trapeze"
     made = result(name, [jitter(pace) for pace in paces], role=role, backend=backend)
     for each in made.closed:

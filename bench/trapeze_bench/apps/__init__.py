@@ -11,16 +11,9 @@ import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["APPS", "App", "Request"]
+from trapeze_bench.requestlist import ROOT, Asked
 
-
-class Request(NamedTuple):
-    """One that is to be answered with 200."""
-
-    method: str = "GET"
-    path: str = "/"
-    body: bytes = b""
-    content_type: str = ""
+__all__ = ["APPS", "App"]
 
 
 class App(NamedTuple):
@@ -30,7 +23,7 @@ class App(NamedTuple):
     """ "module:attribute"."""
     interface: str
     """ "wsgi" or "asgi"."""
-    requests: Sequence[Request]
+    requests: Sequence[Asked]
     """To send in turn."""
     stands_for: str
     """In a few words."""
@@ -44,13 +37,13 @@ class App(NamedTuple):
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
-ROOT = (Request(),)
+HOME = (ROOT,)
 ITEM = b'{"name": "rope", "price": 12.5, "tags": ["red", "long"]}'
-VALIDATED = (Request(path="/items/7?limit=3"), Request("POST", "/items", ITEM, "application/json"))
-UPLOADED = (Request("POST", "/", bytes(range(256)) * 256, "application/octet-stream"),)
+VALIDATED = (Asked("GET", "/items/7?limit=3"), Asked("POST", "/items", ITEM))
+UPLOADED = (Asked("POST", "/", bytes(range(256)) * 256),)
 
 
-def _both(name: str, module: str, requests: Sequence[Request], stands_for: str, *needs: str) -> dict[str, App]:
+def _both(name: str, module: str, requests: Sequence[Asked], stands_for: str, *needs: str) -> dict[str, App]:
     return {
         name: App(f"{module}:wsgi", "wsgi", requests, stands_for, needs),
         f"{name}-asgi": App(f"{module}:asgi", "asgi", requests, stands_for, needs),
@@ -59,17 +52,17 @@ def _both(name: str, module: str, requests: Sequence[Request], stands_for: str, 
 
 HERE = __name__
 APPS: dict[str, App] = {
-    **_both("hello", "trapeze_bench.hello", ROOT, "no app at all: what the server itself costs"),
-    **_both("django", f"{HERE}.django_page.app", ROOT, "a page of a site: middleware, a view, a template", "django"),
-    "flask": App(f"{HERE}.flask_json:wsgi", "wsgi", (Request(path="/items?limit=20"),), "a small JSON API", ["flask"]),
+    **_both("hello", "trapeze_bench.hello", HOME, "no app at all: what the server itself costs"),
+    **_both("django", f"{HERE}.django_page.app", HOME, "a page of a site: middleware, a view, a template", "django"),
+    "flask": App(f"{HERE}.flask_json:wsgi", "wsgi", (Asked("GET", "/items?limit=20"),), "a small JSON API", ["flask"]),
     "fastapi": App(
         f"{HERE}.fastapi_items:asgi", "asgi", VALIDATED, "a JSON API that checks what comes and goes", ["fastapi"]
     ),
-    **_both("sleep", f"{HERE}.sleeping", ROOT, "an app that waits for others: 50 ms for a database or an API"),
-    **_both("cpu", f"{HERE}.computing", ROOT, "an app that computes: some milliseconds of pure Python"),
-    **_both("body", f"{HERE}.megabyte", ROOT, "large answers: 1 MB in one piece"),
+    **_both("sleep", f"{HERE}.sleeping", HOME, "an app that waits for others: 50 ms for a database or an API"),
+    **_both("cpu", f"{HERE}.computing", HOME, "an app that computes: some milliseconds of pure Python"),
+    **_both("body", f"{HERE}.megabyte", HOME, "large answers: 1 MB in one piece"),
     **_both("upload", f"{HERE}.upload", UPLOADED, "forms and files: 64 KiB come in, their length goes out"),
-    **_both("streaming", f"{HERE}.streaming", ROOT, "an answer whose length nobody knows: 64 chunks of 1 KiB"),
-    "sqlite": App(f"{HERE}.database:wsgi", "wsgi", ROOT, "an app with a local database: one read and one write"),
+    **_both("streaming", f"{HERE}.streaming", HOME, "an answer whose length nobody knows: 64 chunks of 1 KiB"),
+    "sqlite": App(f"{HERE}.database:wsgi", "wsgi", HOME, "an app with a local database: one read and one write"),
 }
 """By the name that `--app` takes."""
