@@ -58,11 +58,10 @@ def examine(entrants: Sequence[Entrant], course: Course, results: Sequence[Resul
     if all(result.failed for result in results):
         first = next((found for found in probes if found.asked is not None), None)
         if first is not None:
-            hint = (
-                "ask for what it has: --path, --requests-file" if first.status < 500 else "does it work with `serve`?"
-            )
-            raise Unusable(f"{course.served.app}: {first}", hint)
-        raise Unusable(f"{course.served.app}: nobody can serve it; {results[0].name}: {results[0].failed}")
+            hint = "ask for what it has, by --path or --requests-file" if first.status < 500 else ""
+            raise Unusable(f"{course.served.app}: {first}", hint, exit_code=1)
+        why = f"{results[0].name}: {results[0].failed}"
+        raise Unusable(f"{course.served.app}: nobody can serve it; {why}", exit_code=1)
 
 
 def _words(error: Failed) -> str:
