@@ -22,10 +22,12 @@ DEVELOPMENT = {"werkzeug", "wsgiref"}
 class Unusable(Exception):
     """What was asked for cannot be measured here."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, exit_code: int = 2) -> None:
+        """`exit_code`: 2 for what was asked for wrongly, 1 for an app that does not do what it should."""
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.exit_code = exit_code
 
 
 class Backend(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from trapeze_bench import procfs, wire
 from trapeze_bench.targets import Failed, Running, until
 
-__all__ = ["Family", "Spent", "balance", "look", "rested", "spent", "trapeze_workers"]
+__all__ = ["Family", "Spent", "await_family", "balance", "look", "rested", "spent", "trapeze_workers"]
 
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 LOOK = 0.1

@@ -112,7 +112,8 @@ PAIRS = [(backend, OURS[backend], NATIVE[backend]) for backend in OURS]
 
 def environment(directory: str) -> dict[str, str]:
     """The same for every server: a runtime directory of its own, and the checkout where trapeze is not installed."""
-    env = {**os.environ, "TRAPEZE_RUNTIME_DIR": directory}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TRAPEZE_")}
+    env["TRAPEZE_RUNTIME_DIR"] = directory
     # Without it a checkout would be compiled anew at each start, and what pip has installed and compiled would not.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     path = [os.path.abspath(entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
@@ -217,7 +218,13 @@ def started(name: str, argv: Sequence[str], cwd: str | None = None) -> Iterator[
         with open(os.path.join(directory, "output"), "wb") as output:
             began = time.monotonic()
             popen = subprocess.Popen(
-                argv, cwd=cwd or BENCH, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                argv,
+                cwd=cwd or BENCH,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # ^C of a terminal is for us to pass on
             )
         server = Running(name, popen, directory, began)
         try:
