@@ -106,7 +106,8 @@ def _scenario(found: Scenario) -> Markup:
     lines = [(each.name, each.timeline) for each in ran if each.timeline is not None]
     if lines:
         common = frame([line for _, line in lines])
-        legend = "Every request, by when it was due and how long it took. Dotted lines: what was done. Crosses: lost."
+        legend = "Dots: requests, by when they were due and how long they took; where they are many, some of the quick "
+        legend += "ones are left out. Crosses: every one that was lost. Dotted lines: what was done."
         parts += [tag("h3", "Timelines"), tag("p", legend, class_="legend")]
         parts += [timeline(name, line, common) for name, line in lines]
     return tag("section", *parts)

@@ -1,4 +1,4 @@
-"""The timeline of a scenario as inline SVG: every request a dot, every lost one a cross, every event a line. Pure.
+"""The timeline of a scenario as inline SVG: requests are dots, every lost one is a cross, every event a line. Pure.
 
 The dots are strokes without a length in one path, which is stretched to the width of the page while its strokes are
 not: ten bytes for each request, and five thousand of them are drawn at once.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from trapeze_bench.markup import Markup, tag
 from trapeze_bench.results import Event, Timeline
-from trapeze_bench.words import counts, duration, milliseconds, several
+from trapeze_bench.words import counts, duration, milliseconds
 
 __all__ = ["Frame", "frame", "timeline"]
 
@@ -100,9 +100,8 @@ def timeline(name: str, found: Timeline, common: Frame) -> Markup:
 
 def _short(found: Timeline) -> str:
     if not found.lost:
-        return f"{several(len(found.due), 'request')}, none lost"
-    kinds = counts(Counter(why for _, why in found.lost))
-    return f"{several(len(found.due) + len(found.lost), 'request')}, {len(found.lost):,} lost: {kinds}"
+        return "none lost"
+    return f"{len(found.lost):,} lost: {counts(Counter(why for _, why in found.lost))}"
 
 
 def _words(found: Timeline) -> str:
