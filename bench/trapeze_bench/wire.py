@@ -78,7 +78,21 @@ def _read(sock: socket.socket) -> Answer:
         found = found or head(data)
     if found is None or (found.whole is not None and len(data) < found.whole):
         raise ConnectionResetError(f"an incomplete answer of {len(data)} bytes")
-    return Answer(found.status, data.partition(b"\r\n\r\n")[2])
+    start, _, body = data.partition(b"\r\n\r\n")
+    return Answer(found.status, _joined(body) if b"\r\ntransfer-encoding: chunked" in start.lower() else body)
+
+
+def _joined(chunks: bytes) -> bytes:
+    """The body without the sizes of its chunks."""
+    body = b""
+    while chunks:
+        size, _, rest = chunks.partition(b"\r\n")
+        length = int(size.partition(b";")[0] or b"0", 16)
+        if length == 0:
+            break
+        body += rest[:length]
+        chunks = rest[length + 2 :]
+    return body
 
 
 def head(data: bytes) -> Head | None:
