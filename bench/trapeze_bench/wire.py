@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-__all__ = ["Answer", "Head", "Refused", "get", "head", "post"]
+__all__ = ["Answer", "Head", "Refused", "answer", "asked", "get", "head", "post"]
 
 
 class Refused(ConnectionError):
@@ -49,16 +49,37 @@ def post(address: tuple[str, int] | str, path: str, timeout: float) -> Answer:
     return _ask(address, f"POST {path} HTTP/1.1\r\nContent-Length: 0\r\n", timeout)
 
 
+def asked(address: tuple[str, int] | str, path: str = "/", timeout: float = 10.0) -> socket.socket:
+    """Ask on a new connection, as `get` does, without waiting for the answer: it is read by `answer`, or given up."""
+    return _sent(address, f"GET {path} HTTP/1.1\r\n", timeout)
+
+
+def answer(sock: socket.socket, timeout: float = 10.0) -> Answer:
+    """Read the whole answer of a connection from `asked`, and close it. Arguments and errors as those of `get`."""
+    with sock:
+        sock.settimeout(timeout)
+        return _read(sock)
+
+
 def _ask(address: tuple[str, int] | str, start: str, timeout: float) -> Answer:
+    with _sent(address, start, timeout) as sock:
+        return _read(sock)
+
+
+def _sent(address: tuple[str, int] | str, start: str, timeout: float) -> socket.socket:
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
         sock.settimeout(timeout)
         try:
             sock.connect(address)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise Refused(str(error)) from None
         sock.sendall(f"{start}Host: localhost\r\nConnection: close\r\n\r\n".encode())
-        return _read(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _read(sock: socket.socket) -> Answer:
