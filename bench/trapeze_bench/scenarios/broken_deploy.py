@@ -1,7 +1,7 @@
 """A deploy that cannot be imported, and a reload: is the site still there, and was anybody told?
 
-Under load (half on new, half on kept connections) the app gets a `raise` at its beginning and a reload is asked for, by
-the command where there is one, else by SIGHUP. Ten seconds later (eight when quick: some need seven to go down) it is
+Under load (half on new, half on kept connections) the app gets a `raise` at its end and a reload is asked for, by the
+command where there is one, else by SIGHUP. Ten seconds later (four when quick, and some need seven to go down) it is
 counted which workers still answer with a 200. Then the app is mended, and a reload asked for again, which has ten
 seconds to bring the new version.
 
@@ -34,7 +34,7 @@ COLUMNS = {
 }
 RATE = 100.0
 """Requests per second: of one that hangs a thousand are open after ten seconds."""
-AFTER, AFTER_QUICK = 10.0, 8.0
+AFTER, AFTER_QUICK = 10.0, 4.0
 MEND = 10.0
 
 

@@ -2,7 +2,7 @@
 
 Under load, one module is broken on the disk: first the module of the views, which the app imports when the first
 request comes (as frameworks do), and in a second run, with everything started anew, the module of the app. Then every
-worker is killed by SIGKILL, one after the other, five seconds apart (three when quick), each when it has served
+worker is killed by SIGKILL, one after the other, five seconds apart (two when quick), each when it has served
 some requests; at the end it is counted who still answers with a 200.
 
 Failed is every request without an answer or with one that is no 200. A killed worker may take one request with it: so
@@ -33,7 +33,7 @@ COLUMNS = {
     "requests": "",
 }
 RATE = 100.0
-APART, APART_QUICK = 5.0, 3.0
+APART, APART_QUICK = 5.0, 2.0
 MORE = (
     ours("trapeze+gunicorn,health", "gunicorn", "wsgi", module="gunicorn", more={"health": "/"}),
     native("gunicorn-gthread,preload", NATIVES["gunicorn-gthread"], "wsgi", "--preload", preloads=True),

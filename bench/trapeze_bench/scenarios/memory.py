@@ -26,6 +26,7 @@ __all__ = ["COLUMNS", "run"]
 
 COLUMNS = {"workers": "MiB", "others": "MiB", "together": "MiB", "preloaded": "", "requests": "", "collected": ""}
 PATIENCE = 20.0
+RATE = 500.0
 MORE = (
     ours("trapeze+gunicorn,no-preload", "gunicorn", "wsgi", module="gunicorn", more={"preload": False}),
     native("gunicorn-gthread,preload", NATIVES["gunicorn-gthread"], "wsgi", "--preload", preloads=True),
@@ -42,7 +43,7 @@ def run(setting: Setting) -> Scenario:
 
 def _act(peer: Peer, setting: Setting) -> Standing:
     with on_stage(peer, setting, "bulky") as stage:
-        with loaded(Plan(stage.port, setting.rate, seed=setting.seed)) as load:
+        with loaded(Plan(stage.port, max(setting.rate, RATE), seed=setting.seed)) as load:
             time.sleep(setting.watched)
             result = load.stop()
         collected = _collected(stage)

@@ -20,6 +20,7 @@ from trapeze_bench.peers import PEERS, Peer
 from trapeze_bench.results import Scenario, Standing
 from trapeze_bench.scenarios.setting import Setting
 from trapeze_bench.scenarios.stage import contest, entries, on_stage
+from trapeze_bench.targets import until
 
 __all__ = ["COLUMNS", "run"]
 
@@ -45,15 +46,19 @@ def _act(peer: Peer, setting: Setting) -> Standing:
         began = time.monotonic()
         os.kill(stage.actor.master, signal.SIGTERM)
         answered = sum([_answered(sock, began + PATIENCE) for sock in sockets])
-        stage.actor.server.popen.wait(PATIENCE)
+        ended = until(lambda: not stage.actor.lives, "", patience=PATIENCE, must=False, pause=0.02)
         took = time.monotonic() - began
     cells: dict[str, float | int | str | None] = {
         "answered": answered,
         "lost": number - answered,
-        "the stop": round(took, 1),
+        "the stop": round(took, 1) if ended else None,
     }
-    verdict = "ok" if answered == number else f"{number - answered} of {number} lost"
-    return Standing(peer.name, cells, verdict, answered == number)
+    faults = [
+        f"{number - answered} of {number} lost" if answered < number else "",
+        "" if ended else f"did not end in {PATIENCE:g} s",
+    ]
+    verdict = ", ".join(filter(None, faults)) or "ok"
+    return Standing(peer.name, cells, verdict, verdict == "ok")
 
 
 def _answered(sock: socket.socket, deadline: float) -> bool:
