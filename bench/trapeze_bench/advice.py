@@ -173,11 +173,11 @@ def share_of_processor(study: Study, result: Result) -> float | None:
     1 where the rest is so short that it is the way there and back and the client's own time.
     """
     run = next((found for at_once in sorted(study.connections) if (found := at(result, at_once))), None)
-    cpu, latency = median(result.cpu_workers), median(run.latencies.get("p50", [])) if run else None
-    if run is None or cpu is None or not latency:
+    cpu, latencies = median(result.cpu_workers), run.latencies.get("p50", []) if run else []
+    if run is None or cpu is None or not latencies:
         return None
     ahead = max(1.0, run.connections / max(study.workers, 1))
-    latency /= ahead
+    latency = min(latencies) / ahead  # of the round in which it waited least for others on this machine
     return 1.0 if latency - cpu < ROUND_TRIP else min(1.0, cpu / latency)
 
 

@@ -118,8 +118,8 @@ def _row(row: Row, scale: Scale, line: float | None, band: Sequence[float]) -> M
     if line is not None:
         parts.append(_vertical(scale.place(line), "line"))
     if row.whisker is not None:
-        low, high = (f"{scale.place(value):.2f}%" for value in row.whisker)
-        parts.append(tag("line", class_="whisker", x1=low, x2=high, y1=MIDDLE, y2=MIDDLE))
+        begin, end = (f"{scale.place(value):.2f}%" for value in row.whisker)
+        parts.append(tag("line", class_="whisker", x1=begin, x2=end, y1=MIDDLE, y2=MIDDLE))
     parts += [_mark(each.kind, scale.place(each.value)) for each in row.marks]
     track = tag("svg", *parts, class_="track", height=HEIGHT, role="img", aria_label=f"{row.name}: {row.words}")
     beside = tag("small", row.beside) if row.beside else ""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from trapeze_bench.compare import Comparison, compare
+from trapeze_bench.compare import LEAST_ROUNDS, Comparison, compare
 from trapeze_bench.results import Closed, Generator, Report, Result, Scenario, Study
 from trapeze_bench.words import counts, listed, median, milliseconds, rate, ratio, several
 
@@ -24,6 +24,7 @@ __all__ = [
     "headline",
     "leaders",
     "near_ceiling",
+    "paired",
     "ranked",
     "reference",
     "tail",
@@ -33,6 +34,12 @@ __all__ = [
 OURS = "trapeze"
 CEILING = 0.8
 """Of what the generator can drive: above it the generator is what is measured."""
+
+
+TELLS = 0.5
+"""Chance of a verdict from which on there are too few rounds for one."""
+BUSY = 0.5
+"""Load for each core, from which on others were at work."""
 
 
 class Line(NamedTuple):
@@ -58,6 +65,13 @@ def counterpart(study: Study, result: Result) -> Result | None:
         return None
     name = result.native or result.name.partition("+")[2]
     return next((each for each in study.results if each.role != OURS and each.name == name), None)
+
+
+def paired(study: Study) -> list[tuple[Result, Result]]:
+    """Those of which something was measured under trapeze and by themselves, the fastest first."""
+    found = ranked(study)
+    pairs = [(each, counterpart(study, each)) for each in found]
+    return [(one, other) for one, other in pairs if other is not None and any(other is each for each in found)]
 
 
 def versus(one: Result, other: Result | None, connections: int) -> Comparison | None:
@@ -127,7 +141,7 @@ def headline(report: Report) -> list[Line]:
         lines += [*_costs_nothing(study), *_winner(study)]
     lines += [line for scenario in report.scenarios for line in _kept_in(scenario)]
     if study is not None:
-        lines += _doubts(study, report.generator)
+        lines += _doubts(report, study)
     order = {"bad": 0, "good": 1, "note": 2}
     return sorted(lines, key=lambda line: order[line.kind])
 
@@ -197,12 +211,18 @@ def _behind_reference(study: Study) -> Iterator[Line]:
 
 
 def _costs_nothing(study: Study) -> Iterator[Line]:
-    pairs = [(each, native) for each in study.results if (native := counterpart(study, each)) and not each.failed]
-    found = [it for each, native in pairs for number in study.connections if (it := versus(each, native, number))]
+    found = _beside_natives(study)
     if found and not any(it.verdict == "slower" for it in found):
         middle = ratio(median([it.ratio for it in found]))
-        beside = several(len(pairs), "server")
+        beside = several(len(paired(study)), "server")
         yield Line("good", f"beside {beside} run by themselves trapeze is nowhere slower: {middle} x in the median")
+
+
+def _beside_natives(study: Study) -> list[Comparison]:
+    """All comparisons of requests per second with servers run by themselves that could have been lost."""
+    pairs = [(one, other, number) for one, other in paired(study) for number in study.connections if not one.failed]
+    found = [it for one, other, number in pairs if (it := versus(one, other, number))]
+    return [it for it in found if it.chance < TELLS]
 
 
 def _winner(study: Study) -> Iterator[Line]:
@@ -215,19 +235,21 @@ def _winner(study: Study) -> Iterator[Line]:
         return
     first = found[0]
     same = [each.name for each in found[1:] if not _ahead(study, first, each)]
-    base = reference(study)
-    places = []
-    for number in study.connections:
-        beside = versus(first, base, number)
-        run = at(first, number)
-        if run is None:
-            continue
-        words = f"{rate(median(run.rates))}/s at {several(number, 'connection')}"
-        if beside is not None:
-            words += f" ({'same as' if beside.verdict == 'same' else ratio(beside.ratio) + ' x'} the reference)"
-        places.append(words)
-    beside_it = f"; not clearly slower: {listed(same)}" if same else ""
-    yield Line("good", f"fastest: {first.name}, {listed(places, 3)}{beside_it}")
+    places = [words for number in study.connections if (words := _place(study, first, number))]
+    if same:
+        yield Line("good", f"greatest median: {first.name}, {listed(places, 3)}; not clearly ahead of {listed(same)}")
+    else:
+        yield Line("good", f"fastest: {first.name}, {listed(places, 3)}")
+
+
+def _place(study: Study, result: Result, connections: int) -> str:
+    run, beside = at(result, connections), versus(result, reference(study), connections)
+    if run is None:
+        return ""
+    words = f"{rate(median(run.rates))}/s at {several(connections, 'connection')}"
+    if beside is None:
+        return words
+    return f"{words} ({'same as' if beside.verdict == 'same' else ratio(beside.ratio) + ' x'} the reference)"
 
 
 def _ahead(study: Study, one: Result, other: Result) -> bool:
@@ -236,15 +258,20 @@ def _ahead(study: Study, one: Result, other: Result) -> bool:
     return "faster" in found and "slower" not in found
 
 
-def _doubts(study: Study, generator: Generator | None) -> Iterator[Line]:
+def _doubts(report: Report, study: Study) -> Iterator[Line]:
     if not study.finished:
         yield Line("note", "interrupted: fewer rounds than were asked for, and not the same for all")
-    if near := near_ceiling(study, generator):
-        limit = rate(generator.ceiling if generator else None)
+    elif study.rounds < LEAST_ROUNDS:
+        yield Line("note", f"fewer than {LEAST_ROUNDS} rounds: no difference can be told from chance")
+    machine = report.machine
+    if machine.load > BUSY * machine.cores:
+        at_work = f"load {machine.load:.1f} on {several(machine.cores, 'core')}"
+        yield Line("note", f"others were at work when it began ({at_work}): the numbers are theirs as well")
+    if near := near_ceiling(study, report.generator):
+        limit = rate(report.generator.ceiling if report.generator else None)
         words = f"so near to what the generator can drive ({limit}/s) that it was measured, too"
         yield Line("note", f"{words}: {listed(near)}")
-    natives = [(each, native) for each in study.results if (native := counterpart(study, each))]
-    found = [it for each, native in natives for number in study.connections if (it := versus(each, native, number))]
+    found = _beside_natives(study)
     expected = sum(it.chance for it in found) / 2
     if expected >= 0.5:
         words = f"with so few rounds chance alone calls up to {expected:.0f} of {len(found)} comparisons slower"

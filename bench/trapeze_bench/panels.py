@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from trapeze_bench.charts import Mark, Row, linear, logarithmic, rows
 from trapeze_bench.compare import LEAST_DIFFERENCE, Comparison
-from trapeze_bench.findings import at, counterpart, errors, ranked, reference, tail, versus
+from trapeze_bench.findings import at, errors, paired, ranked, reference, tail, versus
 from trapeze_bench.markup import Markup, table, tag
 from trapeze_bench.results import Result, Study
 from trapeze_bench.words import (
@@ -36,7 +36,7 @@ def study_sections(study: Study) -> Iterator[Markup]:
     if found:
         yield _throughput(study, found)
         yield _latency(study, found)
-    if pairs := [(each, other) for each in found if (other := counterpart(study, each)) and other in found]:
+    if pairs := paired(study):
         yield _overhead(study, pairs)
     if found:
         yield _takes(found)
@@ -140,8 +140,8 @@ def _percentiles(title: str, here: Sequence[tuple[Result, Latencies, int, str]])
         beside = ", ".join(filter(None, [remark, several(lost, "error") if lost else ""]))
         marks = [Mark(PARTS[part], value) for part, value in middles.items()]
         whisker = (min(middles.values()), max(middles.values())) if middles else None
-        value = f"p99 {milliseconds(middles.get('p99'))} ms"
-        drawn.append(Row(each.name, each.role, value, beside, f"{words} {beside}".strip(), marks, whisker))
+        p99 = f"p99 {milliseconds(middles.get('p99'))} ms"
+        drawn.append(Row(each.name, each.role, p99, beside, f"{words} {beside}".strip(), marks, whisker))
     return rows(title, drawn, logarithmic(everything, duration))
 
 

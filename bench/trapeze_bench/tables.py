@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from trapeze_bench.advice import advise
 from trapeze_bench.compare import Comparison
-from trapeze_bench.findings import at, counterpart, errors, headline, ranked, reference, tail, versus
+from trapeze_bench.findings import at, errors, headline, paired, ranked, reference, tail, versus
 from trapeze_bench.grid import Column, bar, grid, wrapped
 from trapeze_bench.results import Report, Result, Scenario, Standing, Study
 from trapeze_bench.words import NONE, cell, counts, median, milliseconds, number, rate, ratio, seconds, several, span
@@ -44,7 +44,7 @@ def _study(study: Study, width: int) -> Iterator[str]:
         yield _fixed(found, width)
     if measured:
         yield _costs(measured, width)
-    if pairs := [(each, other) for each in measured if (other := counterpart(study, each)) in measured and other]:
+    if pairs := paired(study):
         yield _overhead(study, pairs, width)
     if found := [each for each in study.results if each.failed or errors(each)]:
         yield "\n".join(["Errors", *(wrapped(_trouble(each), width, "  ") for each in found)])

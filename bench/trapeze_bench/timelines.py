@@ -151,8 +151,8 @@ def _events(found: Timeline, common: Frame, top: int) -> Iterator[Markup]:
             yield tag("line", class_="event", x1=where, x2=where, y1=lane * LANE + 2, y2=top + PLOT)
             ends = _at_the_end(at, event.what)
             anchor, aside = ("end", -4) if ends else ("start", 4)
-            words = {"x": where, "y": lane * LANE + 12, "dx": aside}
-            yield tag("text", event.what, class_="what", text_anchor=anchor, **words)
+            below = lane * LANE + 12
+            yield tag("text", event.what, class_="what", text_anchor=anchor, x=where, y=below, dx=aside)
 
 
 def _lost(found: Timeline, common: Frame, top: int) -> Iterator[Markup]:

@@ -55,7 +55,10 @@ def result(name: str, rates: list[list[float]], *, role: str = "trapeze", backen
 
 def _contestant(rng: random.Random, key: tuple[str, str, str], paces: tuple[int, ...], rounds: int) -> Result:
     name, role, backend = key
-    jitter = lambda value, part=0.025: [value * rng.uniform(1 - part, 1 + part) for _ in range(rounds)]  # noqa: E731
+
+    def jitter(value: float, part: float = 0.025) -> list[float]:
+        return [value * rng.uniform(1 - part, 1 + part) for _ in range(rounds)]
+
     ours = role == "trapeze"
     made = result(name, [jitter(pace) for pace in paces], role=role, backend=backend)
     for each in made.closed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from trapeze_backends import registry
 from trapeze_backends.features import describe
@@ -116,7 +118,7 @@ def test_never_one_with_errors() -> None:
     assert "trapeze+x: no answer" in nothing.reasons
 
 
-def timed(name: str, latency: float, cpu: float, **more: object) -> Result:
+def timed(name: str, latency: float, cpu: float, **more: Any) -> Result:
     """A contestant with such a median latency (ms) at one connection, and such processor time (ms a request)."""
     found = result(name, [[1000 / latency] * 3, [2000 / latency] * 3], cpu_workers=[cpu] * 3, **more)
     found.closed[0].latencies = {"p50": [latency] * 3}

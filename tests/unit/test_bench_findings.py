@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from trapeze_bench.findings import counterpart, errors, headline, leaders, near_ceiling, ranked, reference, tail, versus
 from trapeze_bench.results import Fixed, Generator, Report, Result, Scenario, Standing, Study
@@ -117,6 +118,30 @@ def test_what_makes_it_less_sure_comes_last() -> None:
     assert found[1][1].startswith("interrupted")
     assert found[2][1].endswith("(1,000/s) that it was measured, too: trapeze+granian")
     assert near_ceiling(study(PLAIN), generator) == []
+
+
+def test_who_is_not_clearly_ahead_is_no_winner() -> None:
+    close = [[303.0, 304, 300], [910.0, 903, 900]]
+    found = said(study(PLAIN, result("trapeze+granian", close), result("trapeze+bjoern", FAST)))
+
+    assert found[0][1].startswith("greatest median: trapeze+granian, ")
+    assert found[0][1].endswith("; not clearly ahead of trapeze+bjoern")
+
+
+def test_one_round_tells_nothing() -> None:
+    one, other = result("trapeze+granian", [[9.0], [9.0]]), result("granian", [[1.0], [1.0]], role="native")
+    found = study(PLAIN, one, other)
+    found.rounds = 1
+
+    assert [kind for kind, _ in said(found)] == ["good", "note"], "no word about what trapeze costs"
+    assert said(found)[1][1] == "fewer than 3 rounds: no difference can be told from chance"
+
+
+def test_that_others_were_at_work_is_said() -> None:
+    machine = msgspec.structs.replace(sample(1).machine, load=3.5)
+    report = Report(machine, "2026-01-02T03:04Z", study=study(PLAIN, result("trapeze+granian", FAST)))
+
+    assert "(load 3.5 on 2 cores)" in headline(report)[-1].text
 
 
 def test_chance_is_counted_where_rounds_are_few() -> None:
