@@ -106,7 +106,7 @@ def _study(order: Order, served: Served, entrants: Sequence[Entrant], made: Gene
     with watching(study) as watcher, contextlib.ExitStack() as stack:
         watcher.says(
             f"{served.app} ({served.interface}), {served.workers} workers: {len(entrants)} contestants, "
-            f"{order.rounds} rounds, about {duration(plan.whole)}"
+            f"{order.rounds} round{'s' if order.rounds > 1 else ''}, about {duration(plan.whole)}"
         )
         proxy = stack.enter_context(nginx.running(_nginx())) if order.through else None
         report.generator = _calibrate(order, made, watcher)

@@ -125,8 +125,14 @@ def _all_ours(served: Served, backends: Sequence[Backend]) -> list[Entrant]:
         for backend in backends
         if backend.installed and served.interface in backend.interfaces and backend.name not in DEVELOPMENT
         for entrant in _ours(served, backend)
-        if entrant.native is None or (entrant.native.is_installed and entrant.native.name not in DEVELOPMENT)
+        if _takes_part(entrant)
     ]
+
+
+def _takes_part(entrant: Entrant, named: str = "") -> bool:
+    """One of several kinds of a backend, none of which was named itself."""
+    kind = entrant.native
+    return kind is None or (kind.is_installed and (kind.name not in DEVELOPMENT or kind.name == named))
 
 
 def _named(served: Served, backends: Sequence[Backend], only: Sequence[str]) -> list[Entrant]:
@@ -140,7 +146,7 @@ def _named(served: Served, backends: Sequence[Backend], only: Sequence[str]) -> 
         _look_at(name, backend, served)
         chosen = [each for each in _ours(served, backend) if name in (backend.name, each.name.removeprefix("trapeze+"))]
         if name in known:
-            chosen = [each for each in chosen if each.native is None or each.native.is_installed]
+            chosen = [each for each in chosen if _takes_part(each, named=name)]
         if not chosen:
             raise Unusable(f"{name} does not serve {served.interface} apps")
         for each in chosen:

@@ -56,17 +56,18 @@ class Remaining:
         """A turn begins."""
         self.began = now
 
-    def end(self, now: float, *, dropped: int = 0) -> None:
+    def end(self, now: float, *, failed: bool = False, dropped: int = 0) -> None:
         """It is over.
 
         Args:
             now: seconds, of the clock of `begin`.
-            dropped: turns that will not come, of a contestant that was given up: its times say nothing of others.
+            failed: how long it took says nothing of others.
+            dropped: turns that will not come, of a contestant that was given up.
         """
-        if self.began is not None and not dropped:
+        if self.began is not None and not failed:
             self.took.append(now - self.began)
-        self.left = max(self.left - 1 - dropped, 0)
         self.began = None
+        self.drop(1 + dropped)
 
     def seconds(self, now: float) -> float:
         """Seconds until the end, by what turns have taken so far."""

@@ -122,12 +122,11 @@ def _one(
             with released():
                 found = turn(entrant, course, fixed, say)
             add(result, found, course.connections, fixed.rate or 0.0)
-            dropped = 0
+            left.end(time.monotonic())
         except Failed as error:
             result.failed = f"round {round_}: {_words(error)}"
             watcher.says(f"{entrant.name}: {result.failed}")
-            dropped = study.rounds - round_
-        left.end(time.monotonic(), dropped=dropped)
+            left.end(time.monotonic(), failed=True, dropped=study.rounds - round_)
     watcher.measured(study, entrant.name, round_, left.seconds(time.monotonic()))
 
 

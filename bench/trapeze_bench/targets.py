@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -198,7 +198,8 @@ class Running:
         self.stop_seconds = time.monotonic() - began
         self.left = [pid for pid, started in known.items() if procfs.alive(pid, started)]
         for pid in self.left:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was on its way out
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -211,9 +212,22 @@ def running(target: Target) -> Iterator[Running]:
 
 
 @contextmanager
-def started(name: str, argv: Sequence[str], cwd: str | None = None) -> Iterator[Running]:
-    """Run a command as a server; stop it at the end."""
-    with tempfile.TemporaryDirectory(prefix="trapeze-figures-") as directory:
+def started(
+    name: str,
+    argv: Sequence[str],
+    cwd: str | None = None,
+    directory: str | None = None,
+) -> Iterator[Running]:
+    """Run a command as a server; stop it at the end.
+
+    Args:
+        name: for messages.
+        argv: the command.
+        cwd: where it runs; default: where `trapeze_bench` is.
+        directory: its runtime directory, which stays; default: one of its own.
+    """
+    with ExitStack() as stack:
+        directory = directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="trapeze-figures-"))
         env = environment(directory)
         with open(os.path.join(directory, "output"), "wb") as output:
             began = time.monotonic()

@@ -177,7 +177,7 @@ def _served(app: str, flags: dict[str, Any]) -> Served:
     answers = {each: _check(each, directory, factory, flags["interface"]) for each in names}
     good = next((each for each, answer in answers.items() if not answer["problems"]), None)
     if good is None:
-        problem = answers[names[0]]["problems"][0]
+        problem = _check(name, directory, factory, flags["interface"])["problems"][0]
         raise CannotMeasure(f"{app}: {problem['reason']}", hint=problem.get("hint", ""), exit_code=1)
     factory = factory or bool(answers[good]["is_factory"])
     return Served(good, answers[good]["interface"], flags["workers"], flags["threads"], Path(directory), factory)
