@@ -92,9 +92,9 @@ def _advice(found: Advice) -> Markup:
 
 def _scenario(found: Scenario) -> Markup:
     ran = [each for each in found.standings if not each.missing]
-    head = ["", *(f"{name}, {unit}" if unit else name for name, unit in found.columns.items()), "verdict"]
-    body = [[each.name, *(cell(each.cells.get(name)) for name in found.columns), _verdict(each)] for each in ran]
-    words = [len(head) - 1]
+    head = ["", "verdict", *(f"{name}, {unit}" if unit else name for name, unit in found.columns.items())]
+    body = [[each.name, _verdict(each), *(cell(each.cells.get(name)) for name in found.columns)] for each in ran]
+    words = [1]
     parts = [tag("h2", found.name), tag("p", found.question, class_="legend")]
     parts += [table(f"{found.name}: results", head, body, words)] if ran else []
     notes = [f"{each.name}: {each.note}" for each in ran if each.note]
