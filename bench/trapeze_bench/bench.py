@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,12 +20,17 @@ from trapeze_bench.progress import watching
 from trapeze_bench.requestlist import ROOT, Asked
 from trapeze_bench.results import Generator as GeneratorRow
 from trapeze_bench.results import Report, Study
+from trapeze_bench.scenarios import SCENARIOS, Interrupted, Setting, UnknownContestant
 from trapeze_bench.served import Served
 from trapeze_bench.study import Watcher, conduct, examine
 from trapeze_bench.turns import Course
 
 __all__ = ["BROKEN_OFF", "Order", "run"]
 
+LOOPS = ("uvloop", "httptools")
+"""What several servers are faster with."""
+SERVERS = (*LOOPS, "gunicorn", "uvicorn", "granian", "hypercorn", "pyuwsgi", "circus", "supervisor")
+"""Of the contestants of scenarios."""
 BROKEN_OFF = 130
 """Exit code after Ctrl-C or SIGTERM."""
 WARM = 1.0
@@ -50,6 +55,8 @@ class Order:
     rate: float | None = None
     through: str = ""
     scenarios: Sequence[str] = ()
+    scenario_seconds: float | None = None
+    """Of each period that a scenario watches; None: its own."""
     workers: int = 2
     quick: bool = False
     json: str | None = None
@@ -64,11 +71,12 @@ def run(order: Order) -> int:
         Unusable: it cannot be done: an unknown name, an app that answers with errors, a file that cannot be written.
     """
     _writable(order)
+    _known(order)
     began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ")
     with interruptible():
         made = generator()
         entrants = _entrants(order)
-        report = Report(machine.look(_versions(entrants, made)), began)
+        report = Report(machine.look(_versions(order, entrants, made)), began)
         try:
             if order.served is not None:
                 _study(order, order.served, entrants, made, report)
@@ -147,17 +155,40 @@ def _calibrate(order: Order, made: Generator, watcher: Watcher) -> GeneratorRow:
     return GeneratorRow(made.name, made.version, round(found.rate, 1), against)
 
 
-def _versions(entrants: Sequence[Entrant], made: Generator) -> dict[str, str]:
+def _versions(order: Order, entrants: Sequence[Entrant], made: Generator) -> dict[str, str]:
     found = {entrant.backend: entrant.version for entrant in entrants if entrant.version}
-    found[made.name if made.name != "own" else "load client"] = made.version
-    program = nginx.find()
-    return {**found, **({"nginx": nginx.version(program)} if program else {})}
+    if order.served is not None:
+        found[made.name if made.name != "own" else "load client"] = made.version
+        program = nginx.find()
+        found |= {"nginx": nginx.version(program)} if program else {}
+    return {**machine.packages(SERVERS if order.scenarios else LOOPS), **found}
+
+
+def _known(order: Order) -> None:
+    for name in order.scenarios:
+        if name not in SCENARIOS:
+            raise Unusable(f"there is no scenario {name!r}", f"one of {', '.join(SCENARIOS)}")
 
 
 def _scenarios(order: Order, report: Report) -> None:
-    if not order.scenarios:
-        return
-    raise Unusable(f"there is no scenario {order.scenarios[0]!r}")
+    setting = Setting(order.workers, _say, order.only if order.served is None else None, quick=order.quick)
+    if order.scenario_seconds is not None:
+        setting = replace(setting, seconds=order.scenario_seconds)
+    if order.rate is not None:
+        setting = replace(setting, rate=order.rate)
+    for number, name in enumerate(order.scenarios, 1):
+        _say(f"scenario {name}" + (f", {number} of {len(order.scenarios)}" if len(order.scenarios) > 1 else ""))
+        try:
+            report.scenarios.append(SCENARIOS[name](setting))
+        except Interrupted as error:
+            report.scenarios.append(error.scenario)
+            raise
+        except UnknownContestant as error:
+            raise Unusable(f"{name}: {error}") from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _writable(order: Order) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from trapeze_bench.results import Machine
 from trapeze_bench.targets import BENCH
 
-__all__ = ["look"]
+__all__ = ["look", "packages"]
 
 
 def look(versions: Mapping[str, str]) -> Machine:
@@ -26,18 +27,20 @@ def look(versions: Mapping[str, str]) -> Machine:
         memory=int((_field("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024,
         kernel=platform.release(),
         python=platform.python_version(),
-        versions={"trapeze-server": _trapeze(), **versions},
+        versions={"trapeze-server": "a checkout", **packages(["trapeze-server"]), **versions},
         commit=_commit(),
         load=round(os.getloadavg()[0], 2),
         autogroup=_first_line("/proc/sys/kernel/sched_autogroup_enabled") == "1",
     )
 
 
-def _trapeze() -> str:
-    try:
-        return version("trapeze-server")
-    except PackageNotFoundError:
-        return "a checkout"
+def packages(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _commit() -> str | None:

@@ -138,6 +138,8 @@ class Running:
     left: list[int] = field(default_factory=list)
     """Processes that were still there after the stop."""
     stop_seconds: float = 0.0
+    patience: float = PATIENCE
+    """Seconds for a stop, until it is killed."""
 
     @property
     def pid(self) -> int:
@@ -191,7 +193,7 @@ class Running:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
         try:
-            self.popen.wait(PATIENCE)
+            self.popen.wait(self.patience)
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()

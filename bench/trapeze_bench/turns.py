@@ -28,6 +28,8 @@ PATIENCE = 60.0
 """Seconds until the first answer, an app with much to import included."""
 KEPT = 64
 """Connections of the open loop, or as many as the closed one has at most."""
+STOP = 10.0
+"""Seconds to stop. Nothing is under way then; granian hangs in it once in a while, and is killed."""
 LINES = 3
 """Of what a server said last."""
 Rate = Callable[[Sequence[Found]], float]
@@ -181,6 +183,7 @@ def _standing(entrant: Entrant, course: Course) -> Iterator[Running]:
     port = course.port or free_port()
     with started(entrant.name, entrant.argv(course.served, port), str(course.directory)) as server:
         server.port = port
+        server.patience = STOP
         yield server
 
 

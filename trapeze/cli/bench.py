@@ -117,6 +117,7 @@ def bench(app: str | None, paths: tuple[str, ...], requests_file: str | None, **
         flags["rate"],
         flags["through"] or "",
         flags["scenarios"],
+        flags["seconds"],
         flags["workers"],
         flags["quick"],
         flags["json_file"],
