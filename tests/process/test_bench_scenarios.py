@@ -62,9 +62,9 @@ def test_broken_deploy() -> None:
 
 
 def test_half_copied() -> None:
-    standings = found("half-copied", "trapeze+gunicorn,health", SYNC)
+    standings = found("half-copied", "trapeze+gunicorn,warm", SYNC)
 
-    ours, sync = standings["trapeze+gunicorn,health"], standings[SYNC]
+    ours, sync = standings["trapeze+gunicorn,warm"], standings[SYNC]
     assert (ours.cells["capacity, views"], ours.cells["capacity, app"]) == (2, 2), ours.note
     assert sync.good is False
     assert sync.cells["capacity, app"] == 0
