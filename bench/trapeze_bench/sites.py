@@ -31,11 +31,12 @@ class Web:
     backend: str = "gunicorn"
     options: Mapping[str, str] | None = None
     more: Mapping[str, str | bool] | None = None
+    workers: int = WORKERS
 
     def toml(self, port: int, directory: str) -> str:
         """The whole file."""
         lines = ["[sockets.web]", f'bind = "127.0.0.1:{port}"', "", "[services.web]", f'app = "{self.app}"']
-        lines += [f'backend = "{self.backend}"', f"workers = {WORKERS}", f"app_dir = {json.dumps(directory)}"]
+        lines += [f'backend = "{self.backend}"', f"workers = {self.workers}", f"app_dir = {json.dumps(directory)}"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in (self.more or {}).items()]
         lines += ["", "[services.web.options]"] if self.options else []
         lines += [f"{key} = {json.dumps(value)}" for key, value in (self.options or {}).items()]
