@@ -161,7 +161,7 @@ class Running:
             self.check()
             try:
                 answer = wire.get(("127.0.0.1", self.port))
-            except wire.Refused:
+            except (wire.Refused, TimeoutError):  # the latter: it has bound and is not done, on a machine without time
                 time.sleep(POLL)
                 continue
             except ConnectionError as error:

@@ -24,6 +24,11 @@ def _page() -> bytes:
     return f"{VERSION} {views.VERSION} {os.getpid()}\n".encode()
 
 
+def warm() -> None:
+    """Import what is otherwise imported late: for servers that call such a function once, before they fork."""
+    _page()
+
+
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer every request with one line."""
     body = _page()
