@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from trapeze_bench import procfs
 
-__all__ = ["adopting", "kill_and_wait"]
+__all__ = ["adopting", "kill_and_wait", "stoppable"]
 
 PR_SET_CHILD_SUBREAPER = 36
 PR_GET_CHILD_SUBREAPER = 37
@@ -31,6 +31,20 @@ def kill_and_wait(pid: int, patience: float = 5.0) -> None:
         select.select([fd], [], [], patience)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP are as good as Ctrl-C: what was started is ended. Main thread only.
+
+    By default they end Python on the spot, and everything that it had started runs on.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -152,7 +152,8 @@ def test_each_peer_is_started_asked_to_reload_and_ended(peer: Peer) -> None:
     assert procfs.children(os.getpid()) == before
 
 
-def test_ctrl_c_leaves_nothing_and_shows_what_there_is() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing_and_shows_what_there_is(number: signal.Signals) -> None:
     """The master of two workers is killed first: they are nobody's children any more when the interrupt comes."""
     argv = [sys.executable, "-m", "trapeze_bench.scenarios", "kill-supervisor", "--only", "uvicorn", "--json"]
     with subprocess.Popen(argv, cwd=ROOT / "bench", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as bench:
@@ -165,7 +166,7 @@ def test_ctrl_c_leaves_nothing_and_shows_what_there_is() -> None:
             return sum("spawn_main" in " ".join(procfs.words(pid)) for pid in own) == 2
 
         until(orphans, timeout=60, what="two workers without a master")
-        bench.send_signal(signal.SIGINT)
+        bench.send_signal(number)
         out, err = bench.communicate(timeout=60)
 
     assert bench.returncode == 1, err

@@ -13,6 +13,7 @@ from trapeze_bench.scenarios import SCENARIOS, Interrupted, Setting, UnknownCont
 from trapeze_bench.scenarios.setting import wanted
 from trapeze_bench.scenarios.stage import Entry, contest
 from trapeze_bench.scenarios.underload import POINTS, Outcome
+from trapeze_bench.targets import Failed
 
 NAMES = ["trapeze+gunicorn", "trapeze+uvicorn", "gunicorn-sync", "granian", "granian-respawn", "trapeze, 10"]
 
@@ -43,7 +44,7 @@ def scenario() -> Scenario:
 
 def test_a_fault_in_one_ends_nobody_else() -> None:
     def fault() -> Standing:
-        raise ZeroDivisionError("a fault\nof several lines")
+        raise Failed("no answer\nfirst line\n\n  last line\n")
 
     said: list[str] = []
     done = contest(
@@ -57,8 +58,15 @@ def test_a_fault_in_one_ends_nobody_else() -> None:
         ("first", "not measured", None),
         ("second", "ok", True),
     ]
-    assert done.standings[0].note == "ZeroDivisionError: a fault"
-    assert said == ["one: first: not measured (ZeroDivisionError: a fault)", "one: second: ok (lost 0)"]
+    assert done.standings[0].note == "no answer; it printed: last line"
+    assert said == ["one: first: not measured (no answer; it printed: last line)", "one: second: ok (lost 0)"]
+
+
+def test_a_fault_of_ours_is_told_by_its_kind() -> None:
+    done = contest(scenario(), Setting(), [Entry("first", "", lambda: Standing(str(1 // 0)))])
+
+    assert done.finished
+    assert done.standings[0].note == "ZeroDivisionError: integer division or modulo by zero"
 
 
 def test_what_is_not_installed_is_named_and_not_run() -> None:

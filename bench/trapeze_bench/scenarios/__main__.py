@@ -8,6 +8,7 @@ import sys
 import msgspec
 
 from trapeze_bench.command import say
+from trapeze_bench.ending import stoppable
 from trapeze_bench.results import Scenario
 from trapeze_bench.scenarios import SCENARIOS, Interrupted, Setting, UnknownContestant
 
@@ -26,7 +27,8 @@ def main() -> int:
     setting = Setting(given.workers, say, given.only, given.seconds, given.quick, rate=given.rate)
     status = 0
     try:
-        found = SCENARIOS[given.scenario](setting)
+        with stoppable():
+            found = SCENARIOS[given.scenario](setting)
     except Interrupted as error:
         found, status = error.scenario, 1
     except UnknownContestant as error:

@@ -68,9 +68,10 @@ def _standing(entry: Entry) -> Standing:
         with adopting():
             return entry.act()
     except Exception as error:  # whatever it is: one contestant never ends the scenario
-        words = str(error).splitlines() or [""]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
         kind = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
-        return Standing(entry.name, verdict="not measured", note=f"{kind}{words[0]}")
+        last = f"; it printed: {lines[-1][:160]}" if len(lines) > 1 else ""  # what a server printed stands below
+        return Standing(entry.name, verdict="not measured", note=f"{kind}{lines[0]}{last}")
 
 
 def _line(standing: Standing, scenario: Scenario) -> str:
