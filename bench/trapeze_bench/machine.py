@@ -23,7 +23,7 @@ def look(versions: Mapping[str, str]) -> Machine:
     """
     return Machine(
         processor=_field("/proc/cpuinfo", "model name") or platform.machine(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=os.cpu_count() or 1,
         memory=int((_field("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024,
         kernel=platform.release(),
         python=platform.python_version(),

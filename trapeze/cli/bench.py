@@ -57,7 +57,9 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("app", required=False)
-@click.option("-w", "--workers", type=click.IntRange(1, 1000), default=2, show_default=True, help="Worker processes.")
+@click.option(
+    "-w", "--workers", type=click.IntRange(1, 1000), default=2, show_default=True, metavar="N", help="Worker processes."
+)
 @click.option(
     "--backends", callback=_names, metavar="A,B",
     help="Only these, beside the reference; gunicorn-sync names one of its worker classes; default: all that can.",
@@ -66,8 +68,8 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("--path", "paths", multiple=True, metavar="/X", help="What to ask for; may be repeated; default /.")
 @click.option("--requests-file", metavar="FILE", help="One a line: PATH, or METHOD PATH [BODY], or ... @FILE.")
 @click.option(
-    "--connections", callback=_numbers, default="1,16,64", show_default=True, metavar="N,N",
-    help="Of the closed loops, one after the other.",
+    "--connections", callback=_numbers, default="1,16,64", metavar="N,N",
+    help="Of the closed loops, one after the other; default 1,16,64.",
 )  # fmt: skip
 @click.option("--seconds", type=click.IntRange(1, 3600), metavar="S", help="Of each load; default 3.")
 @click.option("--rounds", type=click.IntRange(1, 1000), metavar="R", help="At least 3, which is the default.")
