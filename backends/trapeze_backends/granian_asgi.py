@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["loop_name", "run"]
 
-PERMITS = 8
-"""Connections that a worker takes before it looks whether others are served, too: as many on each make up most of what
-a load generator or a proxy opens at once."""
+PERMITS = 1
+"""Connections that a worker takes before it looks whether others wait. granian accepts on a thread of its own: with eight,
+seven short requests followed a slow one into a loop that it blocked (p99 of 394 ms instead of 6, bench/uneven.py)."""
 
 DEAF = 1.0
 """Seconds after which an app that was told to end its answer, and has not, is cancelled."""

@@ -39,15 +39,15 @@ http {{
     scgi_temp_path scgi;
     keepalive_requests 1000000000;
     upstream app {{
-        server 127.0.0.1:{upstream} max_fails=0;
-        keepalive {kept};
+        server {upstream} max_fails=0;
+        {keepalive}
     }}
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         location / {{
             proxy_pass http://app;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            proxy_set_header Connection {connection};
             proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $remote_addr;
             proxy_set_header X-Forwarded-Proto $scheme;
@@ -61,17 +61,21 @@ http {{
 """
 
 
-def config(*, upstream: int, port: int, empty: int, root: bool) -> str:
+def config(*, upstream: str, port: int, empty: int, root: bool, kept: int = KEPT) -> str:
     """The configuration.
 
     Args:
-        upstream: port of the contestants.
+        upstream: where the contestants listen: "127.0.0.1:8000", "unix:/run/web.sock".
         port: port that passes on to it.
         empty: port of `return 200`.
         root: we are root: then its worker would be somebody else, who may not enter a private directory.
+        kept: idle connections to the server behind it that it keeps; 0: a new one for each request.
     """
     user = "user root root;" if root else ""
-    return CONFIG.format(user=user, upstream=upstream, port=port, empty=empty, kept=KEPT)
+    keepalive, connection = (f"keepalive {kept};", '""') if kept else ("", "close")
+    return CONFIG.format(
+        user=user, upstream=upstream, port=port, empty=empty, keepalive=keepalive, connection=connection
+    )
 
 
 class Nginx:
@@ -97,15 +101,21 @@ def version(program: str) -> str:
 
 
 @contextmanager
-def running(program: str) -> Iterator[Nginx]:
+def running(program: str, upstream: str | None = None, kept: int = KEPT) -> Iterator[Nginx]:
     """Run it on free ports, with files in a directory of its own, and stop it at the end.
+
+    Args:
+        program: nginx.
+        upstream: where the server behind it listens; None: on a port of 127.0.0.1, `Nginx.upstream`.
+        kept: see `config`.
 
     Raises:
         Failed: it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="trapeze-nginx-") as directory, held():
         nginx = Nginx(free_port(), free_port(), free_port())
-        text = config(upstream=nginx.upstream, port=nginx.port, empty=nginx.empty, root=os.getuid() == 0)
+        behind = upstream or f"127.0.0.1:{nginx.upstream}"
+        text = config(upstream=behind, port=nginx.port, empty=nginx.empty, root=os.getuid() == 0, kept=kept)
         Path(directory, "nginx.conf").write_text(text)
         with open(os.path.join(directory, "stderr"), "wb") as stderr:
             popen = subprocess.Popen(
