@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["loop_name", "run"]
 
 PERMITS = 1
-"""Connections that a worker takes before it looks whether others wait. granian accepts on a thread of its own: with eight,
+"""Connections that a worker takes before it looks whether others wait. granian accepts on a thread of its own: with 8,
 seven short requests followed a slow one into a loop that it blocked (p99 of 394 ms instead of 6, bench/uneven.py)."""
 
 DEAF = 1.0

@@ -29,6 +29,7 @@ from types import ModuleType
 
 from trapeze_backends.accepted import UNSURE, Accepted
 from trapeze_backends.contract import StartError
+from trapeze_backends.epolls import waiting_for
 from trapeze_backends.granian import unknown_version
 
 TYPE_CHECKING = False
@@ -215,6 +216,7 @@ class Door:
         signal.add_cb(self._has_gone)
         given = {**self._settings, "sock": (None, holder), "backpressure": permits}
         self._serve(given, signal, self._is_unix)
+        _wait_for_accepting(fd)
         self._fds.append(fd)
         self._signals.append(signal)
         self._permits += permits
@@ -287,6 +289,17 @@ class Door:
         self._accepted.close()
         for signal in self._signals:
             signal.set()
+
+
+def _wait_for_accepting(fd: int) -> None:
+    """Return when a thread of granian waits for connections.
+
+    It sets the socket up on that thread, a moment after it was started, and takes the process down if there is another
+    one under its number by then (`Door.shut`).
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not any(waiting_for({fd})) and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def limited(worker: Worker, permits: int) -> int:

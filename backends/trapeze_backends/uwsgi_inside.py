@@ -19,13 +19,13 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from trapeze_backends.contract import StartError
 from trapeze_backends.endless import unread_bytes
+from trapeze_backends.epolls import descriptors, waiting_for
 from trapeze_backends.orphan import replace_sockets
-from trapeze_backends.program import inheritable_descriptors
 from trapeze_backends.uwsgi_request import around, place_of
 from trapeze_backends.uwsgi_settings import THREADS
 from trapeze_backends.worker import Worker
@@ -103,7 +103,7 @@ class Watch:
     def _wait_for_threads(self) -> None:
         """Until each of uWSGI's threads waits for connections."""
         end = time.monotonic() + AT_MOST
-        while len(list(self._epolls())) < (self._worker.job.threads or THREADS):
+        while len(list(waiting_for(self._fds))) < (self._worker.job.threads or THREADS):
             if time.monotonic() >= end:
                 raise StartError("uWSGI does not wait for connections, or /proc does not show it")
             time.sleep(MOMENT)
@@ -126,15 +126,8 @@ class Watch:
 
     # ---- accepting ----
 
-    def _epolls(self) -> Iterator[int]:
-        """Descriptors of the epolls that wait for our listeners."""
-        for fd in _descriptors():
-            with contextlib.suppress(OSError, ValueError):
-                if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]" and self._fds & _waited_for(fd):
-                    yield fd
-
     def _stop_accepting(self) -> None:
-        for number in list(self._epolls()):
+        for number in list(waiting_for(self._fds)):
             epoll = select.epoll.fromfd(os.dup(number))
             for fd in self._fds:
                 with contextlib.suppress(OSError):
@@ -166,7 +159,7 @@ class Watch:
     def _served(self) -> list[socket.socket]:
         """Connections that came from our listeners and are open: copies."""
         found = []
-        for fd in _descriptors():
+        for fd in descriptors():
             with contextlib.suppress(OSError):  # closed meanwhile, or never connected
                 if not stat.S_ISSOCK(os.fstat(fd).st_mode):
                     continue
@@ -184,13 +177,3 @@ def _is_silent(connection: socket.socket) -> bool:
         return False
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED + 8)
     return len(info) >= BYTES_RECEIVED + 8 and struct.unpack_from("Q", info, BYTES_RECEIVED)[0] == 0
-
-
-def _descriptors() -> list[int]:
-    return [int(name) for name in os.listdir("/proc/self/fd")]
-
-
-def _waited_for(epoll: int) -> set[int]:
-    """The descriptors that an epoll waits for."""
-    with open(f"/proc/self/fdinfo/{epoll}", encoding="ascii") as file:
-        return {int(line.split()[1]) for line in file if line.startswith("tfd:")}

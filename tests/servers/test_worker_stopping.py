@@ -136,7 +136,7 @@ def test_connections_in_the_queue_are_left_to_the_siblings(
     listener = tcp()
     process = start(worker, case, [listener])
     process.stop()
-    assert process.wait() == 0
+    assert process.wait() == 0, process.output
     waiting = connect(listener)
     waiting.send()
     start(worker, case, [listener])
@@ -243,7 +243,7 @@ def test_stop_during_the_import_is_obeyed_at_once(case: Case, worker: Spawn, tcp
 def test_worker_whose_supervisor_is_gone_before_it_could_say_so(worker: Spawn, tcp: Make) -> None:
     process = worker([tcp()], parent=1 if os.getpid() != 1 else 2)
     assert process.message() == {}
-    assert process.wait() == 0
+    assert process.wait() == 0, process.output
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_lifespan_shutdown_is_run(backend: str, app: str, worker: Spawn, tcp: Ma
     process = worker([tcp()], app=f"workerapp:{app}", backend=backend)
     process.ready()
     process.stop()
-    assert process.wait() == 0
+    assert process.wait() == 0, process.output
     assert "lifespan shutdown" in process.output
 
 
