@@ -26,6 +26,7 @@ from trapeze_backends.contract import StartError
 from trapeze_backends.endless import unread_bytes
 from trapeze_backends.epolls import descriptors, waiting_for
 from trapeze_backends.orphan import replace_sockets
+from trapeze_backends.program import inheritable_descriptors
 from trapeze_backends.uwsgi_request import around, place_of
 from trapeze_backends.uwsgi_settings import THREADS
 from trapeze_backends.worker import Worker
