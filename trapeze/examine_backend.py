@@ -102,6 +102,10 @@ def finish_check(check: Check, timeout: float = TIMEOUT) -> dict[str, Any]:
     return read_answer(out, err.decode(errors="replace"), check.returncode)
 
 
+NO_PROGRAM = (126, 127)
+"""Statuses by which a shell, or a shim that stands in for an interpreter, says that there is none."""
+
+
 def read_answer(out: bytes, err: str, status: int) -> dict[str, Any]:
     """Return what a check that has ended said; see `finish_check`."""
     # The app may print while it is imported: the answer is the last line.
@@ -114,7 +118,11 @@ def read_answer(out: bytes, err: str, status: int) -> dict[str, Any]:
     if status == 0:
         return _failed("the check has said nothing", "is its interpreter a Python?", "python")
     ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
-    return _failed(f"the check failed with {ended}: {words[-1] if words else 'it said nothing'}", "")
+    if status in NO_PROGRAM:
+        return _failed(
+            f"it cannot be run: {words[0].strip() if words else ended}", "name an interpreter by its path", "python"
+        )
+    return _failed(f"the check failed with {ended}: {words[-1].strip() if words else 'it said nothing'}", "")
 
 
 def too_late(timeout: float) -> dict[str, Any]:

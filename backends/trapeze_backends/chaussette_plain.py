@@ -35,7 +35,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     handler = type("Handler", (Handler,), {"timeout": timeout})
     selector = selectors.DefaultSelector()
     for sock in sockets:
-        server = with_socket(_wsgiref, Server, sock, adapt_app(app, sock, worker), worker)
+        server = with_socket(_wsgiref, Server, sock, adapt_app(app, sock, worker, closes=True), worker)
         server.RequestHandlerClass = handler
         server.worker, server.patience = worker, timeout
         selector.register(sock, selectors.EVENT_READ, server)

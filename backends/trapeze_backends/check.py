@@ -78,6 +78,16 @@ def _auto(job: Job, problems: list[Problem]) -> None:
         )
 
 
+def _once_more(job: Job, interface: str, problems: list[Problem]) -> list[Problem]:
+    """What is wrong with the fields for an app of this interface, which is known only now."""
+    known = [problem.as_dict() for problem in problems]
+    found: list[Problem] = []
+    job.interface = interface
+    _backend(job, found)
+    job.interface = "auto"
+    return [problem for problem in found if problem.as_dict() not in known]
+
+
 def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> dict[str, str]:
     """What the app speaks, and whether it has to be made first; nothing if it is not imported."""
     if not job.import_app:
@@ -98,4 +108,6 @@ def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> dict[str
         return {}
     if backend is not None and interface not in backend.interfaces:
         problems.append(Problem("backend", f"{backend.name} does not serve {spelt(interface)} apps", ""))
+    elif job.interface == "auto":
+        problems += _once_more(job, interface, problems)
     return {"interface": interface, "is_factory": "yes" if made else ""}

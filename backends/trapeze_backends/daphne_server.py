@@ -40,6 +40,8 @@ WEBSOCKET = {
 }
 """Settings of autobahn, and which of daphne's they are; not each version has all."""
 
+BARE = (204, 304)
+"""Answers without a body."""
 IDLE = 60.0
 """Seconds that Twisted keeps an idle connection."""
 
@@ -224,12 +226,20 @@ class _Channel(HTTPChannel):
 
 
 class _Request(WebRequest):
-    """While draining, the connection ends with the answer."""
+    """While draining, the connection ends with the answer. None where there may be none, of a body: Twisted drops the
+    first piece, and daphne goes around it for the others (RFC 9112, section 6.3)."""
+
+    is_bare = False
 
     def handle_reply(self, message: Any) -> None:
-        if message.get("type") == "http.response.start" and self.server.worker.stopping and self.channel is not None:
-            self.channel.persistent = False
-            self.responseHeaders.removeHeader(b"connection")  # the message has one
+        if message.get("type") == "http.response.start":
+            self.is_bare = self.method == b"HEAD" or message.get("status") in BARE
+            worker = self.server.worker
+            if (worker.stopping or worker.job.keepalive == 0) and self.channel is not None:
+                self.channel.persistent = False
+                self.responseHeaders.removeHeader(b"connection")  # the message has one
+        elif self.is_bare and message.get("body"):
+            message = {**message, "body": b""}
         super().handle_reply(message)
 
 
@@ -241,7 +251,7 @@ class _Factory(HTTPFactory):
     def __init__(self, server: _Server) -> None:
         super().__init__(server)
         keepalive = server.worker.job.keepalive
-        self.timeOut = IDLE if keepalive is None else keepalive or None
+        self.timeOut = keepalive or IDLE  # 0: each answer ends its connection, and a new one may be silent for a while
 
     def buildProtocol(self, addr: Any) -> Any:  # noqa: N802
         protocol = super().buildProtocol(addr)

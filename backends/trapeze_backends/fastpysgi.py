@@ -61,6 +61,7 @@ class FastpysgiBackend(Backend):
     interfaces = frozenset({"wsgi"})
     fields = {"keepalive": "native", "threads": "no: serves one request at a time"}
     lacks = {
+        "head_length": "fastpysgi says 0",
         "hostless": "fastpysgi refuses what names no host",
         "expect_continue": "fastpysgi says 100 and then reads no more: have the proxy answer it, as nginx does",
         "latin_headers": "fastpysgi drops what is no UTF-8",

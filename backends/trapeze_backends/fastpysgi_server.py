@@ -271,7 +271,10 @@ class Answer:
         return self._write
 
     def _write(self, piece: bytes) -> None:
-        self.written = [*self.written, piece]
+        if isinstance(self.written, list):
+            self.written.append(piece)
+        else:
+            self.written = [piece]
 
 
 def _as_sent(value: str) -> str:

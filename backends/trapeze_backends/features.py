@@ -57,6 +57,7 @@ PROMISES = {
     "preload": "workers are forked from one import of the app",
     "client_address": "the app is told the client's address",
     "repeated_headers": "values of a request header that comes twice are joined by a comma (WSGI)",
+    "head_length": "an answer to HEAD names the length that one to GET has, or none",
     "hostless": "a request of HTTP/1.0, which need not name a host, is answered",
     "expect_continue": "who sends Expect: 100-continue and waits is told to send the body",
     "encoded_slash": "%2F in a path reaches the app decoded, as everything else does (WSGI)",

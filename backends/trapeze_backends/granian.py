@@ -112,6 +112,7 @@ class GranianBackend(Backend):
     interfaces = frozenset({"wsgi", "asgi"})
     speaks = frozenset({"websocket", "http2"})
     fields = {"threads": "native", "keepalive": "native"}
+    lacks = WSGI_LACKS
 
     def version(self) -> str:
         """Version of granian."""
@@ -124,8 +125,8 @@ class GranianBackend(Backend):
         version = self.version()
         if not _is_known(version):
             return [Problem("backend", *unknown_version(version))]
-        self.lacks = {} if job.interface == "asgi" else WSGI_LACKS
         if job.interface == "asgi":
+            self.lacks = {}
             self.fields = {**self.fields, "threads": "no: serves ASGI apps by an event loop, not by threads"}
         problems = [
             Problem(f"options.{setting}", f"set twice: it is the same as the field `{field}`")

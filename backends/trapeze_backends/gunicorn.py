@@ -101,6 +101,8 @@ class GunicornBackend(Backend):
     def run(self, app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         """Serve until the worker class returns."""
         config = self.config
+        if worker.interface == "asgi" and worker.job.threads is not None:
+            raise StartError("threads: gunicorn's asgi workers have no threads", hint="leave it out")
         with quick_import("importlib.metadata", "argparse"):
             worker_class = self._worker_class(worker)
         log = config.logger_class(config)

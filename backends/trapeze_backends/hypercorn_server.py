@@ -39,6 +39,9 @@ GOAWAY = b"\x00\x00\x08\x07\x00\x00\x00\x00\x00%s\x00\x00\x00\x00"
 EVERY = 2**31 - 1
 """The last stream that a GOAWAY names while it is only announced that the connection will end."""
 
+MOST = (1 << 31) - 1
+"""Bytes of a request to a WSGI app; hypercorn's own limit is 16 MiB. How long one may be is the proxy's affair, and the
+app's."""
 LIMIT = 2**16
 """Bytes that wait in a reader."""
 
@@ -50,8 +53,11 @@ def make_config(job: Job) -> Config:
         Exception: it does not take the options.
     """
     settings: dict[str, Any] = {"loglevel": "WARNING"}
-    if job.keepalive is not None:
+    if job.keepalive:
         settings["keep_alive_timeout"] = job.keepalive
+    elif job.keepalive is not None:
+        settings["keep_alive_max_requests"] = 1  # a time of 0 would end connections that have not asked anything yet
+    settings["wsgi_max_body_size"] = MOST
     config = Config.from_mapping({**settings, **job.options})
     config.set_statsd_logger_class(StatsdLogger)
     assert config.log is not None  # made by being looked at: it reads its own configuration

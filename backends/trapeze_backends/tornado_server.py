@@ -85,6 +85,10 @@ def _acceptor(sockets: list[socket.socket], doors: list[Door], pool: Any) -> Acc
     return acceptor
 
 
+MOST = (1 << 31) - 1
+"""Bytes of a request; tornado's own limit is 100 MB. How long one may be is the proxy's affair, and the app's."""
+
+
 class Door(HTTPServer):
     """tornado's server of one listener.
 
@@ -106,7 +110,7 @@ class Door(HTTPServer):
     @classmethod
     def make(cls, callback: Any, worker: Worker) -> Door:
         """Return one, with the settings of the job."""
-        settings = dict(worker.job.options)
+        settings = {"max_body_size": MOST, "max_buffer_size": MOST, **worker.job.options}
         if worker.job.keepalive is not None:
             settings["idle_connection_timeout"] = worker.job.keepalive
             settings["no_keep_alive"] = worker.job.keepalive == 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import Any
 
-from tornado.httputil import HTTPHeaders, ResponseStartLine
+from tornado.httputil import HTTPHeaders, ResponseStartLine, format_timestamp
 
 from trapeze_backends.tornado_server import Door
 from trapeze_backends.worker import Worker
@@ -58,6 +59,8 @@ class _Sink(Sink):
         fields = HTTPHeaders()
         for name, value in headers:
             fields.add(name, value)
+        if "Date" not in fields:
+            fields["Date"] = format_timestamp(time.time())  # RFC 9110, section 6.6.1
         code, _, reason = status.partition(" ")
         self._has_body = not self._is_head and code[:1] != "1" and code not in ("204", "304")
         if self._is_old and "Content-Length" not in fields:

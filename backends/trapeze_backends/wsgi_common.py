@@ -24,8 +24,9 @@ def host_and_port(sock: socket.socket) -> tuple[str, str]:
 
 
 def adapt_app(
-    app: Any, sock: socket.socket, worker: Worker, *, tell: bool = False, nameless: bool = False, heads: bool = False
-) -> Any:
+    app: Any, sock: socket.socket, worker: Worker, *, tell: bool = False, nameless: bool = False, heads: bool = False,
+    closes: bool = False,
+) -> Any:  # fmt: skip
     """Return `app` with what servers get wrong in the environ put right, and with endless answers that end.
 
     Args:
@@ -35,6 +36,7 @@ def adapt_app(
         tell: the server sends no `Connection: close` of its own while it drains.
         nameless: what the server says of its peers is made up.
         heads: the server leaves out bodies in answers to HEAD, and can say how long they would be.
+        closes: it ends each connection with the answer, and takes no `Connection` of the app's.
     """
     facts = _facts(sock, worker, nameless=nameless)
     unknown = "REMOTE_ADDR" in facts
@@ -50,16 +52,18 @@ def adapt_app(
             environ.pop("REMOTE_PORT", None)
             environ.pop("REMOTE_HOST", None)
         noted: Any = ()
+        is_head = not heads and environ["REQUEST_METHOD"] == "HEAD"
 
         def start(status: str, headers: Any, exc_info: Any = None) -> Any:
             nonlocal noted
             noted = headers
-            if tell and worker.stopping:
+            # Servers end a body of unknown length by a last chunk, also where there is no body: so let nothing follow.
+            if (tell and worker.stopping) or (is_head and not closes and not _has_length(headers)):
                 headers = [*headers, CLOSE]
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         result = app(environ, start)
-        if not heads and environ["REQUEST_METHOD"] == "HEAD":
+        if is_head:
             return _without_body(result)
         if type(result) is list:
             return result
@@ -67,6 +71,10 @@ def adapt_app(
         return result if wrapper is not None and type(result) is wrapper else may_end(result, lambda: noted, worker)
 
     return adapted
+
+
+def _has_length(headers: Any) -> bool:
+    return any(name.lower() == "content-length" for name, _ in headers)
 
 
 def _facts(sock: socket.socket, worker: Worker, *, nameless: bool) -> dict[str, Any]:

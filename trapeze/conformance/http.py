@@ -28,6 +28,17 @@ def answers(stage: Stage) -> None:
         answer = client.ask("HEAD", "/", Connection="close")
         expect(answer.status == 200, f"it was answered with {answer.status}")
         expect(client.is_closed(), "a body came, or the connection stayed open")
+    with stage.check("HEAD says the length that GET says", "head_length"):
+        said = []
+        for method in ("HEAD", "GET"):
+            with door.connect() as client:
+                said.append(client.ask(method, "/", Connection="close").get("content-length"))
+        expect(said[0] in (said[1], None), f"HEAD says {said[0]}, GET {said[1]}")
+    with stage.check("nothing of an answer in pieces follows one to HEAD"), door.connect() as client:
+        answer = client.ask("HEAD", "/stream")
+        client.send(head("GET", "/", Connection="close"))
+        data = b"" if answer.get("connection") == "close" else client.rest(2.0)
+        expect(data.startswith(b"HTTP/1.") or not data, f"this comes where the next answer should begin: {data[:40]!r}")
     with stage.check("304 has no body"), door.connect() as client:
         answer = client.get("/not-modified", Connection="close")
         expect((answer.status, answer.get("etag")) == (304, '"1"'), f"it was answered with {answer}")
