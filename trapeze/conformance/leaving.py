@@ -57,7 +57,8 @@ def _expect_untouched(door: Door) -> None:
 
 
 def kept(stage: Stage) -> None:
-    """Connections that are idle, kept or half used when it leaves."""
+    """Connections that are idle, kept or half used when it leaves; and those that are not to be kept."""
+    _none(stage)
     door = stage.door()
     worker = stage.start(door)
     with stage.check("a connection is kept, or its end announced"), door.connect() as first:
@@ -81,6 +82,21 @@ def kept(stage: Stage) -> None:
         status = worker.wait()
         expect(status == 0, f"it exited with {status}")
     _half(stage)
+
+
+def _none(stage: Stage) -> None:
+    door = stage.door()
+    try:
+        stage.start(door, keepalive=0)
+    except Failure as failure:
+        if "keepalive" in str(failure):
+            return  # it says that it cannot do that
+        raise
+    with stage.check("keepalive = 0 ends a connection after its answer, not before"), door.connect() as client:
+        select.select([], [], [], 0.2)  # longer than it takes to see that nothing has come
+        answer = client.get("/")
+        expect(answer.status == 200, f"it was answered with {answer.status}")
+        expect(client.is_closed(), "the connection stays open")
 
 
 def _half(stage: Stage) -> None:
