@@ -167,7 +167,8 @@ def option_words(option: click.Option) -> tuple[str, str]:
         names += f" {option.metavar or option.type.name.upper().removesuffix(' RANGE')}"
     text = option.help or ""
     if option.show_default and option.default is not None:
-        text += f" Default: {option.default:g}."
+        number = isinstance(option.default, int | float)
+        text += f" Default: {option.default:g}." if number else f" Default: {option.default}."
     if option.multiple and "repeated" not in text:
         text += " May be repeated."
     if option.show_envvar and option.envvar:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from trapeze_bench.compare import Verdict
 from trapeze_bench.findings import at, clean, errors, leaders, near_ceiling, reference, tail, versus
 from trapeze_bench.results import Generator, Result, Study
 from trapeze_bench.words import listed, median, number, ratio, several
@@ -104,7 +105,7 @@ def _nothing(study: Study) -> Advice:
 
 def _level(study: Study, first: Result, other: Result) -> bool:
     """Not clearly slower at any number of connections: to take it instead costs nothing that was measured."""
-    found = [it.verdict for number in study.connections if (it := versus(other, first, number))]
+    found = _verdicts(study, other, first)
     return bool(found) and "slower" not in found and not _later(other, first)
 
 
@@ -129,6 +130,9 @@ def _certainty(study: Study, first: Result, same: list[Result], generator: Gener
         return "medium", "there was no other to compare it with"
     if first.name in near_ceiling(study, generator):
         return "medium", "it came near to what the generator can drive"
+    level = [each.name for each in others if "faster" not in _verdicts(study, first, each)]
+    if level:
+        return "low", f"in requests per second it is the same as {listed(level)} within the noise"
     unclear = [each.name for each in others if not _everywhere(study, first, each)]
     if unclear:
         return "medium", f"it is not ahead of {listed(unclear)} at every number of connections"
@@ -139,8 +143,11 @@ def _certainty(study: Study, first: Result, same: list[Result], generator: Gener
 
 
 def _everywhere(study: Study, first: Result, other: Result) -> bool:
-    found = [it.verdict for number in study.connections if (it := versus(first, other, number))]
-    return bool(found) and set(found) == {"faster"}
+    return set(_verdicts(study, first, other)) == {"faster"}
+
+
+def _verdicts(study: Study, one: Result, other: Result) -> list[Verdict]:
+    return [it.verdict for number in study.connections if (it := versus(one, other, number))]
 
 
 def _reasons(study: Study, chosen: Result, first: Result, same: list[Result]) -> list[str]:

@@ -18,6 +18,8 @@ HEIGHT = 22
 """Pixels of a row."""
 MIDDLE = HEIGHT / 2
 ROUND_RATIOS = (0.25, 0.5, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 2.0, 4.0)
+LEAST = 0.01
+"""On a logarithmic scale: what is less, or nothing at all, is drawn there."""
 EDGE = 2.0
 """Per cent that stay free at either end."""
 
@@ -71,7 +73,7 @@ def _step(least: float) -> float:
 
 def logarithmic(values: Sequence[float], write: Callable[[float], str], around: float | None = None) -> Scale:
     """From the least to the greatest; symmetrical where there is a middle to be around."""
-    found = [max(each, 1e-6) for each in values] or [1.0]
+    found = [max(each, LEAST) for each in values if math.isfinite(each)] or [1.0]
     low, high = min(found), max(found)
     if around is not None:
         far = max(high / around, around / low, 1.06)
@@ -86,7 +88,7 @@ def logarithmic(values: Sequence[float], write: Callable[[float], str], around: 
     width = math.log(high / low)
 
     def place(value: float) -> float:
-        return EDGE + (100 - 2 * EDGE) * math.log(max(value, low) / low) / width
+        return EDGE + (100 - 2 * EDGE) * math.log(min(max(value, low), high) / low) / width
 
     return Scale(place, [(each, write(each)) for each in ticks])
 

@@ -213,9 +213,14 @@ def _behind_reference(study: Study) -> Iterator[Line]:
 def _costs_nothing(study: Study) -> Iterator[Line]:
     found = _beside_natives(study)
     if found and not any(it.verdict == "slower" for it in found):
-        middle = ratio(median([it.ratio for it in found]))
+        middle, low, high = (
+            median([it.ratio for it in found]),
+            min(it.low for it in found),
+            max(it.high for it in found),
+        )
+        words = f"{ratio(middle)} x in the median, {ratio(low)}-{ratio(high)} in single rounds"
         beside = several(len(paired(study)), "server")
-        yield Line("good", f"beside {beside} run by themselves trapeze is nowhere slower: {middle} x in the median")
+        yield Line("good", f"beside {beside} run by themselves trapeze is nowhere clearly slower: {words}")
 
 
 def _beside_natives(study: Study) -> list[Comparison]:

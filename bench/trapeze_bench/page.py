@@ -92,9 +92,9 @@ def _advice(found: Advice) -> Markup:
 
 def _scenario(found: Scenario) -> Markup:
     ran = [each for each in found.standings if not each.missing]
-    head = ["", *(f"{name}, {unit}" if unit else name for name, unit in found.columns.items()), "verdict"]
-    body = [[each.name, *(cell(each.cells.get(name)) for name in found.columns), _verdict(each)] for each in ran]
-    words = [len(head) - 1]
+    head = ["", "verdict", *(f"{name}, {unit}" if unit else name for name, unit in found.columns.items())]
+    body = [[each.name, _verdict(each), *(cell(each.cells.get(name)) for name in found.columns)] for each in ran]
+    words = [1]
     parts = [tag("h2", found.name), tag("p", found.question, class_="legend")]
     parts += [table(f"{found.name}: results", head, body, words)] if ran else []
     notes = [f"{each.name}: {each.note}" for each in ran if each.note]
@@ -106,7 +106,8 @@ def _scenario(found: Scenario) -> Markup:
     lines = [(each.name, each.timeline) for each in ran if each.timeline is not None]
     if lines:
         common = frame([line for _, line in lines])
-        legend = "Every request, by when it was due and how long it took. Dotted lines: what was done. Crosses: lost."
+        legend = "Dots: requests, by when they were due and how long they took; where they are many, some of the quick "
+        legend += "ones are left out. Crosses: every one that was lost. Dotted lines: what was done."
         parts += [tag("h3", "Timelines"), tag("p", legend, class_="legend")]
         parts += [timeline(name, line, common) for name, line in lines]
     return tag("section", *parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from trapeze_bench.advice import advise
@@ -15,6 +16,8 @@ __all__ = ["PARTS", "render", "scenario"]
 
 PARTS = ("p50", "p90", "p99", "p99.9", "max")
 MARKS = {"bad": "! ", "good": "+ ", "note": "- "}
+HEAD = 9
+"""Characters in a line of a heading, where it has several words."""
 LEAST_BAR = 8
 """Cells: shorter bars say nothing."""
 Results = Sequence[Result]
@@ -176,11 +179,10 @@ def scenario(found: Scenario, width: int) -> str:
     ran = [each for each in found.standings if not each.missing]
     lines = [wrapped(f"{found.name}: {found.question}", width)]
     if ran:
-        columns = [
-            Column(f"{name}\n{unit}", [cell(each.cells.get(name)) for each in ran])
-            for name, unit in found.columns.items()
-        ]
-        columns.append(Column("", [_judged(each) for each in ran], left=True))
+        columns = [Column("", [_judged(each) for each in ran], left=True)]
+        for name, unit in found.columns.items():
+            head = "\n".join([*textwrap.wrap(name, HEAD), unit])
+            columns.append(Column(head, [cell(each.cells.get(name)) for each in ran]))
         lines.append(grid(Column("", [each.name for each in ran], left=True), columns, width))
     lines += [wrapped(f"{each.name}: {each.note}", width, "  ") for each in ran if each.note]
     lines += [

@@ -1,4 +1,4 @@
-"""The timeline of a scenario as inline SVG: every request a dot, every lost one a cross, every event a line. Pure.
+"""The timeline of a scenario as inline SVG: requests are dots, every lost one is a cross, every event a line. Pure.
 
 The dots are strokes without a length in one path, which is stretched to the width of the page while its strokes are
 not: ten bytes for each request, and five thousand of them are drawn at once.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from trapeze_bench.markup import Markup, tag
 from trapeze_bench.results import Event, Timeline
-from trapeze_bench.words import counts, duration, milliseconds, several
+from trapeze_bench.words import counts, duration, milliseconds
 
 __all__ = ["Frame", "frame", "timeline"]
 
@@ -36,14 +36,15 @@ class Frame:
             at for line in timelines for at in (*line.due, *(at for at, _ in line.lost), *(e.at for e in line.events))
         ]
         tooks = [took for line in timelines for took in line.took]
-        self.seconds = max(ends, default=1.0) or 1.0
+        self.begin = min([*ends, 0.0])
+        self.end = max([*ends, self.begin + 1.0])
         self.low = max(min(tooks, default=1.0), 0.01) / 1.3
         self.high = max(max(tooks, default=10.0), self.low * 10) * 1.3
         self.lanes = max((len(_lanes(line.events, self.across)) for line in timelines), default=0)
 
     def across(self, seconds: float) -> float:
         """Per cent of the width."""
-        return 1 + 98 * max(0.0, seconds) / self.seconds
+        return 1 + 98 * (seconds - self.begin) / (self.end - self.begin)
 
     @property
     def ticks(self) -> list[float]:
@@ -100,9 +101,8 @@ def timeline(name: str, found: Timeline, common: Frame) -> Markup:
 
 def _short(found: Timeline) -> str:
     if not found.lost:
-        return f"{several(len(found.due), 'request')}, none lost"
-    kinds = counts(Counter(why for _, why in found.lost))
-    return f"{several(len(found.due) + len(found.lost), 'request')}, {len(found.lost):,} lost: {kinds}"
+        return "none lost"
+    return f"{len(found.lost):,} lost: {counts(Counter(why for _, why in found.lost))}"
 
 
 def _words(found: Timeline) -> str:
@@ -117,8 +117,8 @@ def _grid(common: Frame, top: int) -> Iterator[Markup]:
     yield tag("line", class_="grid", x1="0", x2="100%", y1=top + PLOT, y2=top + PLOT)
     for took in common.ticks:
         yield tag("line", class_="grid", x1="0", x2="100%", y1=top + common.up(took), y2=top + common.up(took))
-    step = next(each for each in (1, 2, 5, 10, 20, 50, 100, 1_000_000) if common.seconds / each <= 6)
-    for at_second in range(0, int(common.seconds + 0.1) + 1, step):
+    step = next(each for each in (1, 2, 5, 10, 20, 50, 100, 1_000_000) if common.end / each <= 6)
+    for at_second in range(0, int(common.end + 0.1) + 1, step):
         across = common.across(at_second)
         anchor = "start" if across < 6 else "end" if across > 94 else "middle"
         yield tag("text", f"{at_second} s", x=f"{across:.2f}%", y=top + PLOT + 13, text_anchor=anchor)

@@ -14,6 +14,7 @@ from trapeze_bench.apps import APPS, database
 from trapeze_bench.apps.computing import ROUNDS, compute
 from trapeze_bench.requestlist import ROOT, Asked
 
+from tests.support.server import ROOT as ROOT_DIR
 from tests.support.server import Listener, Trapeze
 
 Tcp = Callable[..., Listener]
@@ -141,3 +142,11 @@ def test_all_that_is_there_can_be_served() -> None:
     for name, app in APPS.items():
         assert app.interface == ("asgi" if name.endswith("-asgi") or name == "fastapi" else "wsgi"), name
         assert app.requests and app.stands_for and app.app.startswith("trapeze_bench.")
+
+
+def test_all_are_described() -> None:
+    text = (ROOT_DIR / "bench" / "README.md").read_text()
+
+    for name, app in APPS.items():
+        module = app.app.partition(":")[0].removeprefix("trapeze_bench.apps")
+        assert f"\n| `{module}` | " in text, name

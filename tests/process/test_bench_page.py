@@ -34,7 +34,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_is_seen(written: Path, dark: bool) -> None:
     found = picture(written, 800, 700, dark=dark)
@@ -49,7 +49,7 @@ def test_it_is_seen(written: Path, dark: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("width", [1200, 390])
 def test_nothing_sticks_out_and_nothing_is_fetched(written: Path, width: int) -> None:
     found: dict[str, Any] = probe(written, STICKS_OUT, width)
@@ -62,7 +62,7 @@ def test_nothing_sticks_out_and_nothing_is_fetched(written: Path, width: int) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_what_sticks_out_is_found(tmp_path: Path) -> None:
     """The control of the test above."""
     path = tmp_path / "wide.html"

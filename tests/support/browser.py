@@ -33,7 +33,7 @@ WORDS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-PATIENCE = 50.0
+PATIENCE = 90.0
 """Seconds; a first start reads a hundred megabytes."""
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
 from trapeze_bench.charts import Row, linear, logarithmic, rows
 from trapeze_bench.markup import Markup, join, raw, table, tag
 from trapeze_bench.page import page
-from trapeze_bench.results import Event, Report, Scenario, Standing, Timeline
+from trapeze_bench.results import Event, Report, Result, Scenario, Standing, Timeline
+from trapeze_bench.tables import render
 from trapeze_bench.timelines import CROSSES, frame, timeline
 from trapeze_bench.words import milliseconds, rate
 
@@ -79,9 +81,9 @@ def test_every_picture_is_said_in_words(elements: Elements) -> None:
     assert len(pictures) > 50
     assert all(attributes["aria-label"] for attributes in pictures)
     [label] = [
-        each["aria-label"] for each in pictures if (each["aria-label"] or "").startswith("trapeze+uvicorn: 5,003")
+        each["aria-label"] for each in pictures if (each["aria-label"] or "").startswith("trapeze+uvicorn: 3 lost")
     ]
-    assert label is not None and "3 lost: " in label and "reload at 3.0 s" in label
+    assert label is not None and "3 lost: " in label and "the longest took" in label and "reload at 3.0 s" in label
 
 
 def test_all_numbers_are_in_tables(text: str) -> None:
@@ -133,6 +135,47 @@ def test_scenarios_alone_and_nothing_at_all() -> None:
     assert "nothing measured" in page(Report(machine, "2026-01-02T03:04Z"))
 
 
+def _nothing_in_the_first(report: Report) -> None:
+    assert report.study is not None
+    report.study.results[0] = Result("gunicorn, plain", "reference", "gunicorn", failed="no answer")
+
+
+def _no_answer_at_all(report: Report) -> None:
+    assert report.study is not None
+    for each in report.study.results[:9]:
+        for run in each.closed[:2]:
+            run.rates, run.latencies = [0.0] * len(run.rates), {}
+
+
+def _cut_short(report: Report) -> None:
+    assert report.study is not None
+    report.study.finished = False
+    for number, each in enumerate(report.study.results):
+        each.closed = each.closed[: number % 3]
+        each.fixed, each.starts, each.cpu_workers, each.pss_workers, each.balance = None, [], [], [], []
+
+
+def _at_different_rates(report: Report) -> None:
+    assert report.study is not None
+    for number, each in enumerate(report.study.results):
+        if each.fixed:
+            each.fixed.rate, each.fixed.latencies["max"] = 100.0 + number, [0.0] * 5
+
+
+@pytest.mark.parametrize("change", [_nothing_in_the_first, _no_answer_at_all, _cut_short, _at_different_rates])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_run_that_did_not_go_well_is_shown_all_the_same(change: Callable[[Report], None], rounds: int) -> None:
+    report = sample(rounds)
+    report.scenarios = []
+    change(report)
+    found, text = page(report), render(report, 80)
+
+    Elements(found)
+    assert not re.search(r"\bnan\b|[\"-]inf|None", found)
+    assert not re.search(r"\bnan\b|None", text)
+    assert "Recommended" in found and "Recommended" in text
+
+
 # -- its parts --------------------------------------------------------------------------------------------------------
 
 
@@ -179,4 +222,4 @@ def test_thousands_of_lost_requests_are_one_path() -> None:
 
     assert timeline("x", line, frame([line])).count('class="lost"') == 1
     empty = Timeline([], [])
-    assert "0 requests, none lost" in timeline("x", empty, frame([empty]))
+    assert "</b> none lost" in timeline("x", empty, frame([empty]))

@@ -117,7 +117,7 @@ def test_a_scenario_says_what_was_lost_and_what_was_not_run(text: str) -> None:
 
     assert found in text
     rows = table("\n" + found, "take?")
-    assert rows["trapeze+uvicorn"][-1] == "NO: 3 lost" and rows["gunicorn, HUP"][-1] == "ok"
+    assert rows["trapeze+uvicorn"][0] == "NO: 3 lost" and rows["gunicorn, HUP"][0] == "ok"
     assert "  trapeze+gunicorn: one worker took 31 s to leave" in found
     assert "  circus, reload: not installed: pip install circus chaussette" in found
     assert "not in 40 s" in text and " no such question" in text
