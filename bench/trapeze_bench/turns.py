@@ -223,7 +223,7 @@ def _said(server: Running, what: str) -> str:
     lines = [line.rstrip() for line in server.output().splitlines() if line.strip()]
     text = " | ".join([what, *lines[-LINES:]])
     for path, name in ((server.directory, "RUNTIME"), (sys.prefix, "VENV"), (os.getcwd(), "."), (str(BENCH), "BENCH")):
-        text = text.replace(path, name)
+        text = text.replace(path, name) if len(path) > 1 else text
     return text
 
 
