@@ -148,7 +148,7 @@ def _measure(
             _weigh(families.look(server, number, ours=ours), before, closed.requests, found)
         found.closed.append(closed)
     fixed = rate(found.closed)
-    say(f"{fixed:,.0f} requests/s")
+    say(f"fixed rate, {fixed:,.0f}/s")
     port = course.through or server.port
     found.fixed = fixedload.run(port, fixed, max(most, KEPT), course.seconds, course.asked)
     _check(server)
