@@ -129,6 +129,7 @@ def _study(order: Order, served: Served, entrants: Sequence[Entrant], made: Gene
             port=proxy.upstream if proxy else None,
             through=proxy.port if proxy else None,
         )
+        watcher.says("starting each of them once, to see whether it serves the app")
         examine(entrants, course, study.results, watcher)
         left = Remaining(plan)
         left.drop(sum(1 for result in study.results if result.failed) * order.rounds)

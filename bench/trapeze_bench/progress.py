@@ -39,6 +39,9 @@ class Lines:
         """As of `Watcher`."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def trying(self, name: str) -> None:
+        """As of `Watcher`."""
+
     def doing(self, name: str, round_: int, what: str, left: float) -> None:
         """As of `Watcher`."""
 
@@ -66,6 +69,11 @@ class Screen:
     def says(self, text: str) -> None:
         """As of `Watcher`."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def trying(self, name: str) -> None:
+        """As of `Watcher`."""
+        self.name, self.now = name, f"starting {name} once, to see whether it serves the app"
+        self.live.refresh()
 
     def doing(self, name: str, round_: int, what: str, left: float) -> None:
         """As of `Watcher`."""

@@ -24,6 +24,9 @@ class Watcher(Protocol):
     def says(self, text: str) -> None:
         """Something worth a line."""
 
+    def trying(self, name: str) -> None:
+        """A contestant is started once, before the rounds."""
+
     def doing(self, name: str, round_: int, what: str, left: float) -> None:
         """A contestant does something now; `left` seconds are left of all."""
 
@@ -45,6 +48,7 @@ def examine(entrants: Sequence[Entrant], course: Course, results: Sequence[Resul
     """
     probes: list[Probe] = []
     for entrant, result in zip(entrants, results, strict=True):
+        watcher.trying(entrant.name)
         try:
             found = probe(entrant, course)
         except Failed as error:

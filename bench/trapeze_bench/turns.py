@@ -77,8 +77,6 @@ class Turn:
 class Probe(NamedTuple):
     """What an app says before it is measured."""
 
-    seconds: float
-    """That it took to find out."""
     asked: Asked | None = None
     """The request that it did not like."""
     status: int = 0
@@ -97,7 +95,6 @@ def probe(entrant: Entrant, course: Course) -> Probe:
     Raises:
         Failed: it does not start, or does not answer.
     """
-    began = time.monotonic()
     with held(), _standing(entrant, course) as server, released():
         answer, _ = _first(server, course)
         # Not all of them can be stopped in the middle of their start.
@@ -105,8 +102,8 @@ def probe(entrant: Entrant, course: Course) -> Probe:
         for number, asked in enumerate(dict.fromkeys(course.asked)):
             answer = _ask(server, asked) if number else answer
             if not 200 <= answer.status < 300:
-                return Probe(time.monotonic() - began, asked, answer.status, _first_line(answer.body))
-    return Probe(time.monotonic() - began)
+                return Probe(asked, answer.status, _first_line(answer.body))
+    return Probe()
 
 
 def turn(entrant: Entrant, course: Course, rate: Rate, say: Callable[[str], None]) -> Turn:
@@ -151,7 +148,7 @@ def _measure(
             _weigh(families.look(server, number, ours=ours), before, closed.requests, found)
         found.closed.append(closed)
     fixed = rate(found.closed)
-    say(f"{fixed:,.0f} requests/s")
+    say(f"fixed rate, {fixed:,.0f}/s")
     port = course.through or server.port
     found.fixed = fixedload.run(port, fixed, max(most, KEPT), course.seconds, course.asked)
     _check(server)
@@ -223,7 +220,7 @@ def _said(server: Running, what: str) -> str:
     lines = [line.rstrip() for line in server.output().splitlines() if line.strip()]
     text = " | ".join([what, *lines[-LINES:]])
     for path, name in ((server.directory, "RUNTIME"), (sys.prefix, "VENV"), (os.getcwd(), "."), (str(BENCH), "BENCH")):
-        text = text.replace(path, name)
+        text = text.replace(path, name) if len(path) > 1 else text
     return text
 
 

@@ -6,10 +6,11 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 from trapeze_bench.family import Family, balance, spent
 from trapeze_bench.fixedload import FixedFound
 from trapeze_bench.loadresult import Found
-from trapeze_bench.progress import Lines, best_rate
+from trapeze_bench.progress import Lines, Screen, best_rate
 from trapeze_bench.results import Result, Study
 from trapeze_bench.study import add
 from trapeze_bench.turns import Turn
@@ -67,6 +68,27 @@ def test_plain_lines(result: Result) -> None:
 
     text = "round 2 of 3, trapeze+granian: 1,200/s at 1, 2,400/s at 16; 1 min left\n"
     assert out.getvalue() == text, "one line, however narrow; and none for one that failed"
+
+
+def test_the_table_while_it_runs(result: Result) -> None:
+    """Bars of the best rate so far, the one that runs, those that failed, the time left."""
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    slow = Result("gunicorn, plain", "reference", "gunicorn")
+    add(slow, one_turn(275), [1, 16], 400)
+    waiting = Result("trapeze+bjoern", "trapeze", "bjoern")
+    dead = Result("trapeze+uwsgi", "trapeze", "uwsgi", failed="it ended")
+    study = Study("shop:app", "wsgi", 2, 3, 3, [1, 16], ["GET /"], results=[slow, result, waiting, dead])
+    screen = Screen(console, study, Live(console=console, auto_refresh=False))
+
+    screen.doing("trapeze+granian", 3, "16 connections", 3600)
+    console.print(screen)
+
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["gunicorn,", "plain", "550/s", "1/3", "█" * 7 + "▌"] in rows
+    assert ["trapeze+granian", "2,200/s", "2/3", "█" * 30] in rows
+    assert ["trapeze+bjoern"] in rows and ["trapeze+uwsgi", "failed"] in rows
+    assert "round 3 of 3: trapeze+granian, 16 connections; 1 h left" in out.getvalue()
 
 
 def test_balance() -> None:
