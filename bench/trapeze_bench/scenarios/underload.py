@@ -19,6 +19,8 @@ WARM = 1.5
 """Seconds of load before anything is done."""
 POINTS = 5000
 """Answered requests of a timeline, at most: the slowest, and of the others as many by chance."""
+LATE = 0.1
+"""Seconds; more than that, and times and losses are those of the machine, not of a server."""
 
 
 @dataclass
@@ -49,6 +51,12 @@ class Outcome:
         """What happened to those that were lost, the most frequent first."""
         found = Counter(why for _, why in self.lost(since=since)).most_common()
         return ", ".join(f"{number} {why}" for why, number in found[:4]) + (", ..." if len(found) > 4 else "")
+
+    def note(self, since: float = 0.0) -> str:
+        """For whoever reads the row: `why`, and whether it was the load that it was to be."""
+        late = max(self.fresh.late, self.kept.late)
+        busy = f"the load came up to {1000 * late:.0f} ms late: this machine had no time for it" if late > LATE else ""
+        return "; ".join(filter(None, [self.why(since), busy]))
 
     def timeline(self, seed: int = 1) -> Timeline:
         """All that were lost; of the others no more than POINTS."""
