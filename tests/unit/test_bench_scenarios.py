@@ -97,7 +97,7 @@ def outcome(requests: int, lost: int, late: float = 0.001) -> Outcome:
     due = [100.0 + number / 1000 for number in range(requests)]
     took = [0.001 + number / 1e6 for number in range(requests)]
     gone = [(100.0 + number / 1000, "closed" if number % 3 else "timed out") for number in range(lost)]
-    fresh, kept = (Result(due[n::2], took[n::2], gone[n::2], 0, late, 0.0) for n in (0, 1))
+    fresh, kept = (Result(due[n::2], took[n::2], gone[n::2], 0, 0.0, 0.0, behind=late) for n in (0, 1))
     return Outcome(100.0, fresh, kept)
 
 

@@ -21,7 +21,7 @@ WARM = 1.5
 POINTS = 5000
 """Answered requests of a timeline, at most: the slowest, and of the others as many by chance."""
 LATE = 0.1
-"""Seconds; more than that, and times and losses are partly those of the machine: the row says so."""
+"""Seconds that the client was behind; more, and times and losses are partly those of the machine: the row says so."""
 TOO_LATE = 1.0
 """Seconds; more than that, and nothing can be said of a server."""
 
@@ -57,7 +57,7 @@ class Outcome:
 
     def note(self, since: float = 0.0) -> str:
         """For whoever reads the row: `why`, and whether it was the load that it was to be."""
-        late = max(self.fresh.late, self.kept.late)
+        late = max(self.fresh.behind, self.kept.behind)
         busy = f"the load came up to {1000 * late:.0f} ms late: this machine had no time for it" if late > LATE else ""
         return "; ".join(filter(None, [self.why(since), busy]))
 
@@ -102,7 +102,7 @@ class Both:
         for load in self.loads:
             load.end()
         fresh, kept = (load.stop() for load in self.loads)
-        if (late := max(fresh.late, kept.late)) > TOO_LATE:
+        if (late := max(fresh.behind, kept.behind)) > TOO_LATE:
             raise Failed(f"the load came up to {late:.0f} s late: this machine had no time for it")
         return Outcome(self.began, fresh, kept, self.events)
 
