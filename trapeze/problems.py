@@ -174,7 +174,7 @@ def _elements(value: object, plain: list[Any]) -> list[Why]:
 
 
 def _entries(value: Mapping[Any, object], kind: Any) -> list[Why]:
-    plain = tuple(part for part in members(kind)[0] if isinstance(part, type))
+    plain = tuple(part for each in members(kind)[0] if isinstance(part := get_origin(each) or each, type))
     return [
         Why(str(key), f"expected {describe(kind)}, got {got(item)}")
         for key, item in value.items()

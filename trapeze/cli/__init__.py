@@ -26,6 +26,8 @@ _VERBS = {
     "config": "settings",
     "schema": "settings",
     "backends": "backends",
+    "nginx": "nginx",
+    "doctor": "doctor",
     "ls": "look",
     "status": "look",
     "logs": "look",
