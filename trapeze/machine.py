@@ -301,8 +301,7 @@ class Machine:
         return bool(self._touched)
 
     def _stop_next(self) -> None:
-        """Stop order: who comes `after` goes before; web services go before side services, unless these stand in front of
-        them."""
+        """Stop order: who comes `after` goes before; web services go before side services that are not in front."""
         running = [service for service in self.services.values() if not service.gone]
         web = any(service.current.spec.is_web for service in running)
         for service in [service for service in self.services.values() if service.want.enabled]:
