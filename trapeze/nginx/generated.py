@@ -150,7 +150,9 @@ class Front:
         if answer.status.done() and answer.status.result() == 0:
             return
         said = tool.with_lines("\n".join(answer.lines[-_SHOWN:]), {path: text})
-        raise ConfigError([Problem("nginx", "nginx refuses what is made of it", said or "it has said nothing")])
+        raise ConfigError(
+            [Problem("nginx", "nginx refuses the configuration that is made of it", said or "it has said nothing")]
+        )
 
     def remove(self) -> None:
         """Leave nothing behind."""
