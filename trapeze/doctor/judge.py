@@ -104,9 +104,9 @@ def kept_connections(facts: Facts) -> Iterator[Finding]:
             evidence = f"{pool.where}: {name} has no keepalive"
             yield Finding("no-keepalive", what, evidence, f"add `keepalive 16;` to upstream {name}")
         for each in _passed_to(facts, name) if pool.keepalive else ():
-            if each.version == "1.0" or (each.connection or "close").lower() == "close":
+            sent = "close" if each.connection is None else each.connection
+            if each.version == "1.0" or sent.lower() == "close":
                 what = f"the keepalive of {name} does nothing: each request closes its connection"
-                sent = "close" if each.connection is None else each.connection
                 evidence = f"{each.where}: proxy_http_version is {each.version}, Connection is {sent!r}"
                 fix = 'proxy_http_version 1.1; and proxy_set_header Connection ""; as `trapeze nginx` writes them'
                 yield Finding("no-keepalive", what, evidence, fix)

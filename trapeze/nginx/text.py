@@ -229,7 +229,8 @@ def _location(location: Location) -> Iterator[str]:
         yield "    gzip off;"
         yield "    proxy_read_timeout 1h;"
     else:
-        yield f"    # Seconds between two pieces of an answer: {location.upstream.why_read}."
+        why = comment(f"Seconds between two pieces of an answer: {location.upstream.why_read}.")
+        yield from indented(why)
         yield f"    proxy_read_timeout {duration(int(location.upstream.read * 1000))};"
     yield f"    proxy_pass http://{location.upstream.name};"
     yield "}"
