@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from trapeze.addresses import split_host_port
+from trapeze.errors import Problem
 from trapeze.limits import parse_size
 from trapeze.problems import Problems, did_you_mean, got, join
 from trapeze.spec import Config, ServiceSpec
 
-__all__ = ["GENERATED", "check_nginx", "fronted", "is_generated", "words_of"]
+__all__ = ["GENERATED", "check_nginx", "fronted", "is_generated", "routes_of", "words_of"]
 
 GENERATED = "{generated:nginx}"
 """In the words of a command: the path of a whole nginx.conf, which is written for it."""
@@ -40,6 +41,22 @@ def fronted(config: Config) -> list[str]:
         return list(dict.fromkeys(config.nginx.routes.values()))
     apps = [name for name, spec in config.services.items() if spec.app is not None]
     return apps or [name for name, spec in config.services.items() if spec.is_web and not is_generated(spec)]
+
+
+def routes_of(config: Config, services: Collection[str] = ()) -> dict[str, str] | Problem:
+    """Return which path is whose, or why that cannot be said. `services`: only these; none: all that are fronted."""
+    if config.nginx.routes:
+        chosen = {route: name for route, name in config.nginx.routes.items() if not services or name in services}
+        return chosen or Problem("nginx.routes", f"leads nowhere to {', '.join(services)}")
+    found: dict[str, str] = {}
+    for name in services or fronted(config):
+        prefix = config.services[name].root_path.strip("/")
+        path = f"/{prefix}/" if prefix else "/"
+        if path in found:
+            hint = f'say which path is whose: routes = {{ "/" = "{found[path]}", "/{name}/" = "{name}" }} in [nginx]'
+            return Problem("nginx.routes", f"{found[path]} and {name} are both at {path}", hint)
+        found[path] = name
+    return found or Problem("services", "there is no web service to pass requests to", "add one with app and a socket")
 
 
 def check_nginx(config: Config, problems: Problems) -> None:
@@ -174,5 +191,6 @@ def _command(name: str, spec: ServiceSpec, config: Config, problems: Problems) -
     others = [other for other, each in config.services.items() if other != name and is_generated(each)]
     if others:
         problems.add(path, f"{GENERATED}: {others[0]} runs it already")
-    if not fronted(config):
-        problems.add(path, f"{GENERATED}: there is no web service to pass requests to", "add one with app")
+    routes = routes_of(config) if not problems.spoiled("nginx.routes") else {}
+    if isinstance(routes, Problem):
+        problems.add(routes.path, routes.reason, routes.hint)

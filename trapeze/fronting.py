@@ -79,16 +79,18 @@ class Fronting:
         if servant(resolved) is not None:
             self.front.write(self.front.text(resolved, sockets), resolved)
 
-    async def prepare(self, resolved: Resolved, sockets: Sockets) -> str | None:
-        """Return what the file will say, if it will say something else; nginx has found it good.
+    async def prepare(self, resolved: Resolved, sockets: Sockets, names: Sequence[str] | None) -> str | None:
+        """Return what the file will say, if nginx is to read it: it says something else, or a reload of nginx itself
+        was asked for (a certificate is new). nginx has found it good.
 
         Raises:
             TrapezeError: it cannot be made, or nginx refuses it.
         """
-        if servant(resolved) is None:
+        name = servant(resolved)
+        if name is None:
             return None
         text = self.front.text(resolved, sockets)
-        if text == self.front.present():
+        if text == self.front.present() and name not in (names or ()):
             return None
         await self.front.judge(self._supervisor.machine.spawn, text, resolved, sockets)
         return text
@@ -97,19 +99,22 @@ class Fronting:
         """Write the file if it is to say something else, and have nginx read it.
 
         Args:
-            text: what it says from now on; None: what it says already.
+            text: what it says from now on; None: what it says already, and nobody need read it again.
             rolling: services that are replaced anyway.
             moved: the sockets are elsewhere, and nobody accepts there yet.
             ticket: of the reload, which is over when somebody does.
         """
         name = servant(self._supervisor.resolved)
+        if name is None and self._front is not None:
+            self._front.forget()
         if name is None or text is None:
             return
-        if moved:
+        starts = name in rolling or self.front.present() is None
+        if moved and not starts:
             self._owed = asyncio.get_running_loop().create_task(self._refresh_later(ticket))
             return
         self.front.write(text, self._supervisor.resolved)
-        if name not in rolling:
+        if not starts:
             self._tell(name)
 
     async def _refresh_later(self, ticket: Ticket) -> None:
@@ -147,5 +152,5 @@ class Fronting:
         """Leave nothing behind."""
         if self._owed is not None:
             self._owed.cancel()
-        if self._front is not None:
-            self._front.remove()
+        if self._front is not None or servant(self._supervisor.resolved) is not None:
+            self.front.remove()

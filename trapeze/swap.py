@@ -11,6 +11,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from trapeze.checks_nginx import is_generated
 from trapeze.config import Resolved, diff
 from trapeze.errors import BindError, ConfigError, Problem, UnknownName
 from trapeze.fronting import Fronting
@@ -101,7 +102,7 @@ class Swap:
         try:
             for name in (*changes.sockets_added, *changes.sockets_changed):
                 fresh[name] = _opened(supervisor, resolved, name)
-            front = await supervisor.fronting.prepare(resolved, {**kept, **fresh})
+            front = await supervisor.fronting.prepare(resolved, {**kept, **fresh}, names)
         except BaseException:
             _close_fresh(supervisor, fresh)
             raise
@@ -175,7 +176,8 @@ def _only(new: Resolved, old: Resolved, names: Sequence[str]) -> Resolved:
     services = {**old.config.services, **{name: new.config.services[name] for name in names}}
     needed = {socket for name in names for socket in new.config.services[name].sockets}
     sockets = {**old.config.sockets, **{name: new.config.sockets[name] for name in needed}}
-    return new._replace(config=replace(old.config, services=services, sockets=sockets))
+    nginx = new.config.nginx if any(is_generated(new.config.services[name]) for name in names) else old.config.nginx
+    return new._replace(config=replace(old.config, services=services, sockets=sockets, nginx=nginx))
 
 
 def _refuse_fixed(old: Resolved, new: Resolved) -> None:
@@ -201,6 +203,8 @@ def _rolling(supervisor: Running, resolved: Resolved, names: Sequence[str] | Non
     # Not those that are only still leaving: they are taken up anew.
     running = [name for name in resolved.config.services if name in supervisor.resolved.config.services]
     if names:
+        # An nginx of ours reads its file again: to replace it would refuse connections meanwhile.
+        names = [name for name in names if name in changed or not is_generated(resolved.config.services[name])]
         # And those that share a socket whose section changed: they would go on accepting where nobody comes any more.
         return [*names, *(name for name in running if name in changed and name not in names)]
     services = resolved.config.services

@@ -154,6 +154,39 @@ def test_a_socket_that_moves_is_found_again(site: Site) -> None:
     assert server.stop() == 0
 
 
+def test_a_reload_of_nginx_itself_is_no_new_nginx(site: Site) -> None:
+    """As after the renewal of a certificate: it reads all of it again, and no connection is refused."""
+    where = address()
+    server = site.up(config(where, site)).ready()
+    assert get(where) == "hello"
+    [pid] = server.pids("nginx")
+
+    done = server.ctl("reload", "-q", "nginx")
+
+    assert done.code == 0, done.err
+    server.wait_output("nginx: reads its new configuration")
+    assert server.pids("nginx") == [pid]
+    assert server.service("web")["generation"] == 1
+    assert server.stop() == 0
+
+
+def test_it_can_be_added_by_a_reload(site: Site) -> None:
+    where = address()
+    whole = config(where, site)
+    without = whole[: whole.index("[services.nginx]")] + whole[whole.index("[services.web]") :]
+    server = site.up(without).ready()
+
+    site.write("trapeze.toml", whole)
+    assert server.ctl("reload", "-q").code == 0
+    assert get(where) == "hello"
+
+    site.write("trapeze.toml", without)
+    assert server.ctl("reload", "-q").code == 0
+    until(lambda: _refused(where), what="nginx to leave")
+    assert server.stop() == 0
+    assert list(server.runtime_dir.glob("*.nginx")) == []
+
+
 def test_a_crash_of_nginx_is_mended(site: Site) -> None:
     where = address()
     server = site.up(config(where, site)).ready()

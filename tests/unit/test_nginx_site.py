@@ -322,6 +322,12 @@ def test_nginx_alone_has_nothing_to_do() -> None:
     assert "there is no web service to pass requests to" in problems("", service)[0]
 
 
+def test_an_nginx_of_ours_has_to_know_whose_path_is_whose() -> None:
+    service = "[services.front]\ncommand = \"nginx -g 'daemon off;' -c {generated:nginx}\"\n"
+
+    assert "web and live are both at /" in problems("", TWO + service)[0]
+
+
 def test_an_nginx_of_ours_comes_after_and_leaves_by_quit() -> None:
     service = "[services.front]\ncommand = \"nginx -g 'daemon off;' -c {generated:nginx}\"\n"
     front = loaded(WEB + service).config.services["front"]

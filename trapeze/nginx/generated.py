@@ -154,6 +154,11 @@ class Front:
             [Problem("nginx", "nginx refuses the configuration that is made of it", said or "it has said nothing")]
         )
 
+    def forget(self) -> None:
+        """There is no such service any more; one that is still leaving has read the file and keeps the directory."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
     def remove(self) -> None:
         """Leave nothing behind."""
         shutil.rmtree(self.directory, ignore_errors=True)

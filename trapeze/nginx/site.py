@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec import Struct
 
 from trapeze.addresses import Abstract, Tcp, Unix, parse
-from trapeze.checks_nginx import fronted
+from trapeze.checks_nginx import routes_of
 from trapeze.errors import Problem
 from trapeze.limits import parse_size
 from trapeze.spec import Config, ServiceSpec
@@ -116,9 +116,9 @@ def plan(
         addresses: what the sockets are really bound to, by name, where that is known.
     """
     spec = config.nginx
-    routes = _routes(config, services)
-    if isinstance(routes, list):
-        return routes
+    routes = routes_of(config, services)
+    if isinstance(routes, Problem):
+        return [routes]
     upstreams: dict[str, Upstream] = {}
     for name in dict.fromkeys(routes.values()):
         made = _upstream(name, config, addresses or {})
@@ -143,24 +143,6 @@ def plan(
         includes=spec.includes,
         spans=any(spec.peers_of(name) for name in upstreams),
     )
-
-
-def _routes(config: Config, services: Collection[str]) -> dict[str, str] | list[Problem]:
-    if config.nginx.routes:
-        chosen = {route: name for route, name in config.nginx.routes.items() if not services or name in services}
-        return chosen or [Problem("nginx.routes", f"leads nowhere to {', '.join(services)}")]
-    wanted = list(services or fronted(config))
-    if not wanted:
-        return [Problem("services", "there is no web service to pass requests to", "add one with app and a socket")]
-    found: dict[str, str] = {}
-    for name in wanted:
-        prefix = config.services[name].root_path.strip("/")
-        path = f"/{prefix}/" if prefix else "/"
-        if path in found:
-            hint = f'say which path is whose: routes = {{ "/" = "{found[path]}", "/{name}/" = "{name}" }} in [nginx]'
-            return [Problem("nginx.routes", f"{found[path]} and {name} are both at {path}", hint)]
-        found[path] = name
-    return found
 
 
 def _locations(config: Config, paths: Mapping[str, Upstream]) -> list[Location]:
