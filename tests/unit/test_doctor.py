@@ -67,7 +67,7 @@ TCP = "127.0.0.1:8000"
 GONE = Passed(target="shop", version="1.1", connection=None, where="shop.conf:9")
 OLD = Passed(target="shop", version="1.0", connection="", where="shop.conf:9")
 HALF = {"uvicorn": "1", "uvloop": "1"}
-KEPT = {"keepalive": 16, "idle": 5.0}
+KEPT: dict[str, Any] = {"keepalive": 16, "idle": 5.0}
 SYSTEMD = StopFacts(who="systemd (shop.service)", seconds=90, fix="TimeoutStopSec={seconds} in shop.service")
 DOCKER = StopFacts(who="docker, by default,", seconds=10, fix="docker run --stop-timeout {seconds}")
 

@@ -248,8 +248,7 @@ def _directory(location: Location) -> Iterator[str]:
         yield "    add_header X-Content-Type-Options nosniff always;"
         yield "    add_header Content-Security-Policy \"default-src 'none'; sandbox\" always;"
     else:
-        yield "    expires 1h;"
-        yield "    add_header Cache-Control public;"
+        yield '    add_header Cache-Control "public, max-age=3600";'
     yield "    access_log off;"
     yield "}"
 

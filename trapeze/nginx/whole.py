@@ -44,7 +44,7 @@ def whole(site: Site, facts: Facts, frame: Frame, source: str) -> str:
         *([f"user {frame.user};"] if frame.user else []),
         "worker_processes auto;",
         f"pid {quoted(frame.directory + '/nginx.pid')};",
-        "error_log stderr warn;",
+        "error_log stderr error;",
         "# Requests that an nginx worker has not finished so long after a reload or a stop are cut off.",
         "worker_shutdown_timeout 60s;",
         f"events {{ worker_connections {frame.connections}; }}",
