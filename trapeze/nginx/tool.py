@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Sequence
 
 from trapeze.errors import TrapezeError
@@ -42,6 +40,8 @@ PATIENCE = 30.0
 
 def find(program: str | None) -> str | None:
     """Return the path of nginx: the one that is named, or what is on the PATH or where systems put it."""
+    import shutil
+
     name = program or "nginx"
     return shutil.which(name) or shutil.which(name, path=_SBIN)
 
@@ -117,6 +117,8 @@ def test(program: str, text: str, wrapper: str, name: str) -> Verdict:
     Raises:
         TrapezeError: nginx cannot be run.
     """
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="trapeze-nginx-") as directory:
         os.chmod(directory, 0o755)
         file, main = f"{directory}/site.conf", f"{directory}/nginx.conf"
@@ -188,6 +190,8 @@ def _write(path: str, text: str) -> None:
 
 def replace_file(path: str, text: str, mode: int = 0o644, owner: Sequence[int] = ()) -> None:
     """Write a file so that nobody ever sees half of it; what it was is kept if that fails. OSError if it does."""
+    import tempfile
+
     whole = os.path.realpath(path)  # a link in sites-enabled/ stays one
     handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(whole)}.", dir=os.path.dirname(whole))
     try:
