@@ -41,7 +41,7 @@ $(TEST_VENV)/.installed: pyproject.toml scripts/venv.sh scripts/bjoern.sh | pack
 	@scripts/bjoern.sh $(BIN)/python
 	@touch $@
 
-# nginx, redis, wrk, libev from the system; looked at each time, since they can go away.
+# nginx, redis, wrk, libev, a browser from the system; looked at each time, since they can go away.
 .PHONY: packages
 packages:
 	@scripts/test-packages.sh

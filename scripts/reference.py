@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the program itself: the structs of `spec.py`, the commands, the state table.
+"""Write docs/reference/ from the program itself: the structs of `spec.py`, the commands, the state table, the bench.
 
     python scripts/reference.py             write the pages
     python scripts/reference.py --check     change nothing; exit 1 if a page is not what would be written
@@ -20,10 +20,11 @@ from msgspec import Meta, Struct
 
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:
-    sys.path[:0] = [str(ROOT), str(ROOT / "backends")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "backends"), str(ROOT / "bench")]
 
 from trapeze_backends import registry  # noqa: E402
 from trapeze_backends.features import FIELDS, PROMISES, describe  # noqa: E402
+from trapeze_bench import documents  # noqa: E402
 
 from trapeze.cli import cli  # noqa: E402  (a script: the checkout comes first on the path)
 from trapeze.lifecycle import TABLE, Effect, Event, State  # noqa: E402
@@ -168,7 +169,8 @@ def option_words(option: click.Option) -> tuple[str, str]:
         names += f" {option.metavar or option.type.name.upper().removesuffix(' RANGE')}"
     text = option.help or ""
     if option.show_default and option.default is not None:
-        text += f" Default: {option.default:g}."
+        number = isinstance(option.default, int | float)
+        text += f" Default: {option.default:g}." if number else f" Default: {option.default}."
     if option.multiple and "repeated" not in text:
         text += " May be repeated."
     if option.show_envvar and option.envvar:
@@ -306,6 +308,17 @@ def backends_page() -> str:
     return "\n".join(lines)
 
 
+def bench_page() -> str:
+    """Return the page of the document that `trapeze bench --json` writes."""
+    lines = ["# The report of the bench", "", NOTE, "", *(documents.__doc__ or "").strip().splitlines()[2:], ""]
+    for struct in documents.structs():
+        lines += [f"## {struct.__name__}", "", " ".join((struct.__doc__ or "").split()), ""]
+        docs, fields = documents.field_docs(struct), msgspec.structs.fields(struct)
+        rows = ((f"`{it.name}`", documents.words(it.type), default_words(it), docs.get(it.name, "")) for it in fields)
+        lines += table(("field", "type", "default", "what it is"), rows)
+    return "\n".join(lines)
+
+
 # -- all --------------------------------------------------------------------------------------------------------------
 
 PAGES = {
@@ -314,6 +327,7 @@ PAGES = {
     "lifecycle.md": lifecycle_page,
     "control.md": control_page,
     "backends.md": backends_page,
+    "bench.md": bench_page,
 }
 
 

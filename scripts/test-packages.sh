@@ -12,6 +12,8 @@ command -v wrk >/dev/null || missing+=(wrk)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 # For the example in Ruby, with which it comes. Node is bigger: its example is tested where it is there already.
 command -v puma >/dev/null || missing+=(puma)
+# For the page of the bench's report, which is looked at in a real browser: 300 MB on the disk.
+command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || missing+=(chromium-headless-shell)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -230,12 +230,13 @@ class Document(Struct, kw_only=True):
     """What the manager above us was told last."""
     keep_going: bool | None = None
     """Of the command line, which is read again only later."""
+    doorman: int = -1
+    """By whose closing the stand-in at the control door is dismissed."""
 
     @property
     def descriptors(self) -> Iterator[int]:
         """All that have to stay open, and nothing else."""
-        yield self.door
-        yield from self.handed
+        yield from (self.door, *self.handed, *([self.doorman] if self.doorman >= 0 else []))
         yield from (each.fd for each in self.sockets)
         if self.keeper is not None:
             yield from (self.keeper.pidfd, self.keeper.pipe)

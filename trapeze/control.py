@@ -87,8 +87,12 @@ class Door:
         except TrapezeError as error:
             return error_reply(error)
 
+    def admits(self, uid: int) -> bool:
+        """May this user ask anything here?"""
+        return uid in (0, os.geteuid()) or self._open
+
     def _admit(self, peer: Peer) -> None:
-        if peer.uid in (0, os.geteuid()) or self._open:
+        if self.admits(peer.uid):
             return
         hint = "[control] mode and group say who may open it"
         raise Refusal(403, "forbidden", f"uid {peer.uid} may not use this control socket", hint=hint)

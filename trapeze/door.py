@@ -21,7 +21,17 @@ import msgspec
 
 from trapeze.runtime import peer
 
-__all__ = ["AHEAD_LIMIT", "BODY_LIMIT", "HEADER_LIMIT", "IDLE_TIMEOUT", "Connection", "Peer", "Reply", "Request"]
+__all__ = [
+    "AHEAD_LIMIT",
+    "BODY_LIMIT",
+    "HEADER_LIMIT",
+    "IDLE_TIMEOUT",
+    "Connection",
+    "Peer",
+    "Reply",
+    "Request",
+    "whole",
+]
 
 log = logging.getLogger("trapeze.control")
 
@@ -284,6 +294,13 @@ class Connection(asyncio.Protocol):
         data = self._http.send(event)
         if data and not self._transport.is_closing():
             self._transport.write(data)
+
+
+def whole(status: int, value: object) -> bytes:
+    """Return an answer with JSON, after which the connection closes, for who does without h11."""
+    body = msgspec.json.encode(value) + b"\n"
+    head = f"HTTP/1.1 {status} {_reason(status).decode()}\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
 
 
 def _socket_of(transport: asyncio.BaseTransport) -> socket.socket:

@@ -82,7 +82,7 @@ def probe(memfd: int) -> int:
 
     carry.read(os.pread(memfd, os.fstat(memfd).st_size, 0))
     python = ".".join(map(str, sys.version_info[:3]))
-    told = Told(trapeze="resume", version=__version__, python=python, state=carry.VERSION)
+    told = Told(trapeze="resume", version=__version__, python=python, state=carry.VERSION, dismisses=True)
     os.write(1, msgspec.json.encode(told) + b"\n")
     return 0
 
@@ -129,6 +129,8 @@ def resume(
         return supervisor, keeper
 
     def go_on(supervisor: Supervisor) -> None:
+        if document.doorman >= 0:
+            os.close(document.doorman)
         restoring.go_on(document, supervisor, HANDLED, came_back=came_back)
 
     return asyncio.run(_serve(made, claimed, going_on, go_on, document.phase, complete))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from trapeze.lifecycle import State
 from trapeze.prelude import ChildHandle, ForkListener, Launch, Listener
 from trapeze.process import Process
-from trapeze.scoreboard import Reading
+from trapeze.scoreboard import Reading, Waits
 
 if TYPE_CHECKING:
     from trapeze.service import Service
@@ -20,6 +20,7 @@ class Table(Protocol):
     """A scoreboard, as a service uses it; see `scoreboard.Scoreboard`."""
 
     fd: int
+    waits: int | None
 
     @property
     def taken(self) -> set[int]:
@@ -33,6 +34,9 @@ class Table(Protocol):
 
     def read(self, slot: int) -> Reading:
         """Return what stands in a slot."""
+
+    def waited(self, slot: int) -> Waits:
+        """Return how long requests have waited."""
 
     def close(self) -> None:
         """Close it."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from trapeze.runtime import Instance
-from trapeze.status import ProcessStatus, ServiceStatus, Snapshot, StandbyStatus, Transition
+from trapeze.status import ProcessStatus, QueueTime, ServiceStatus, Snapshot, SocketStatus, StandbyStatus, Transition
 
 __all__ = ["LogPrinter", "ago", "aligned", "clock", "instances", "live", "status_rows", "summary", "transition"]
 
@@ -24,6 +24,7 @@ _STYLES = {
     "FAILED": "red",
     "KILLING": "red",
 }
+SOCKET_HEAD = ("SOCKET", "ADDRESS", "FD", "QUEUE", "DROPPED")
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -68,6 +69,8 @@ def summary(snapshot: Snapshot, now: float) -> str:
         parts.append(f"trapeze {snapshot.installed} is installed: `trapeze upgrade` runs it")
     if snapshot.config:
         parts.append(snapshot.config)
+    if snapshot.upgrading:
+        parts.append("a new program is about to go on with this")
     if snapshot.stopping:
         parts.append("stopping")
     return ", ".join(parts)
@@ -94,6 +97,8 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
         why += f"; not preloaded: {service.pinned_why}"
     if service.imported_again is not None:
         why += f"; imported once more {ago(service.imported_again, now)} ago, from what was on the disk then"
+    if service.queue_time is not None:
+        why += f"; {queue_time(service.queue_time)}"
     served = " ".join(dict.fromkeys(filter(None, (service.interface, service.backend))))
     if served:
         why += f" ({served})"
@@ -135,12 +140,22 @@ def _standby_row(standby: StandbyStatus, service: ServiceStatus, now: float) -> 
     return (name, standby.state, "", pid, old, "", memory(standby.rss or 0), since, why)
 
 
+def queue_time(found: QueueTime) -> str:
+    """Return in words how long requests had waited for a worker."""
+    p50, p99, longest = (f"{seconds * 1000:.3g} ms" for seconds in (found.p50, found.p99, found.longest))
+    return f"of {found.requests:,} requests half had waited {p50} for a worker, 99 % {p99}, one {longest}"
+
+
+def _socket_row(socket: SocketStatus) -> tuple[str, ...]:
+    queue = "" if socket.waiting is None else f"{socket.waiting} of {socket.limit}"
+    return (socket.name, socket.address, str(socket.fd), queue, "" if socket.dropped is None else str(socket.dropped))
+
+
 def status_text(snapshot: Snapshot, now: float, names: Sequence[str] = ()) -> str:
     """Return `status` without colour."""
     parts = [summary(snapshot, now), "", aligned([HEAD, *status_rows(snapshot, now, names)])]
     if snapshot.sockets and not names:
-        rows = [(socket.name, socket.address, str(socket.fd)) for socket in snapshot.sockets]
-        parts += ["", aligned([("SOCKET", "ADDRESS", "FD"), *rows])]
+        parts += ["", aligned([SOCKET_HEAD, *map(_socket_row, snapshot.sockets)])]
     return "\n".join(parts)
 
 
@@ -160,10 +175,11 @@ def status_rich(snapshot: Snapshot, now: float, names: Sequence[str] = ()) -> An
     parts: list[Any] = [Text(summary(snapshot, now), "dim"), Text(""), table]
     if snapshot.sockets and not names:
         sockets = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("SOCKET", "ADDRESS", "FD"):
+        for title in SOCKET_HEAD:
             sockets.add_column(title, overflow="fold")
         for socket in snapshot.sockets:
-            sockets.add_row(Text(socket.name), Text(socket.address), Text(str(socket.fd)))
+            full = socket.limit is not None and (socket.waiting or 0) >= socket.limit
+            sockets.add_row(*(Text(cell, "red" if full else "") for cell in _socket_row(socket)))
         parts += [Text(""), sockets]
     return Group(*parts)
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from trapeze.events import Clock
 from trapeze.lifecycle import State
 from trapeze.planner import unwanted
+from trapeze.scoreboard import together
 from trapeze.service import Service
-from trapeze.status import Health, ProcessStatus, ServiceStatus, StandbyStatus, Status, Ticket, derive
+from trapeze.status import Health, ProcessStatus, QueueTime, ServiceStatus, StandbyStatus, Status, Ticket, derive
 from trapeze.zygotes import IMPORTS
 
 __all__ = [
@@ -140,6 +141,7 @@ def service_status(service: Service, since: float, clock: Clock, resident: Resid
         pinned_why=pinned_why,
         imported_again=clock.wall(again) if (again := service.zygotes.again.get(service.want.generation)) else None,
         kept=list(reversed(service.past)),
+        queue_time=_queue_time(service),
         standby=[
             StandbyStatus(
                 id=process.id,
@@ -152,6 +154,19 @@ def service_status(service: Service, since: float, clock: Clock, resident: Resid
             )
             for process in service.zygotes.all()
         ],
+    )
+
+
+def _queue_time(service: Service) -> QueueTime | None:
+    every = together(service.vigil.waited(process) for process in service.workers())
+    if not every.requests:
+        return None
+    return QueueTime(
+        requests=every.requests,
+        mean=every.seconds / every.requests,
+        p50=every.quantile(0.5),
+        p99=every.quantile(0.99),
+        longest=every.longest,
     )
 
 

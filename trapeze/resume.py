@@ -212,7 +212,8 @@ def go_on(
     python = ".".join(map(str, sys.version_info[:3]))
     pause = (supervisor.machine.now() - document.closed) * 1000
     before = f" after {document.by}" if document.by != __version__ else ""
-    what = f"trapeze {__version__}{before} on Python {python}; the control socket was closed for {pause:.0f} ms"
+    how = "answered by a stand-in" if document.doorman >= 0 else "closed"
+    what = f"trapeze {__version__}{before} on Python {python}; the control socket was {how} for {pause:.0f} ms"
     if came_back:
         supervisor.machine.chronicle.note(
             f"no upgrade: the new program broke at its start; back on {what}", level="error"

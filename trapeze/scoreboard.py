@@ -11,13 +11,14 @@ import fcntl
 import heapq
 import os
 import struct
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-__all__ = ["SLOT", "Reading", "Scoreboard"]
+__all__ = ["SLOT", "Reading", "Scoreboard", "Waits", "together"]
 
 SLOT = 256
-"""Bytes of one slot."""
+"""Bytes of one slot. Each worker has two: the second ones stand behind all of the first."""
 SLOTS = 16_384
 """More than there can be workers, those included that are on their way out. Memory is only used up to the highest."""
 
@@ -25,6 +26,10 @@ SLOTS = 16_384
 # as the worker writes it.
 _LAYOUT = struct.Struct("=QdQIIdd4Q22Q")
 assert _LAYOUT.size <= SLOT
+# Requests whose wait is known, seconds together, the longest, requests by the time they waited.
+_WAITS = struct.Struct("=Qdd22Q")
+WAITS = SLOTS * SLOT
+"""Where the second slots begin, bytes."""
 _FULL, _KNOWS_IN_FLIGHT, _LOOP = 1, 2, 4
 
 
@@ -51,6 +56,37 @@ class Reading(Struct, frozen=True, kw_only=True):
     """All requests share the loop that beats: none can hang while it does."""
 
 
+class Waits(Struct, frozen=True):
+    """How long requests had waited before a worker took them, where a proxy says when it had them."""
+
+    requests: int = 0
+    seconds: float = 0.0
+    """All together."""
+    longest: float = 0.0
+    times: tuple[int, ...] = (0,) * 22
+    """Requests by time, as in `Reading`."""
+
+    def quantile(self, part: float) -> float:
+        """Seconds that so large a part of them did not exceed: to the next power of two, and never above `longest`."""
+        left = self.requests * part
+        for place, number in enumerate(self.times):
+            left -= number
+            if left <= 0 and number:
+                return min(2.0 ** (place - 15), self.longest)
+        return self.longest
+
+
+def together(every: Iterable[Waits]) -> Waits:
+    """Return those of several workers as one."""
+    found = list(every)
+    return Waits(
+        sum(each.requests for each in found),
+        sum(each.seconds for each in found),
+        max((each.longest for each in found), default=0.0),
+        tuple(map(sum, zip(*(each.times for each in found), strict=True))) if found else (0,) * 22,
+    )
+
+
 class Scoreboard:
     """The table.
 
@@ -67,6 +103,9 @@ class Scoreboard:
         self._taken = set(taken or ())
         self._top = max(self._taken, default=-1) + 1
         self._free = [slot for slot in range(self._top) if slot not in self._taken]
+        # A table that an earlier version has made has no second slots.
+        self.waits = WAITS if os.fstat(self.fd).st_size >= 2 * WAITS else None
+        """Where they begin, bytes; None: there are none."""
 
     @property
     def taken(self) -> set[int]:
@@ -83,6 +122,8 @@ class Scoreboard:
             slot, self._top = self._top, self._top + 1
         self._taken.add(slot)
         os.pwrite(self.fd, struct.pack("=Q", id) + bytes(SLOT - 8), slot * SLOT)
+        if self.waits is not None:
+            os.pwrite(self.fd, bytes(SLOT), self.waits + slot * SLOT)
         return slot
 
     def free(self, slot: int) -> None:
@@ -111,6 +152,13 @@ class Scoreboard:
             loop=bool(flags & _LOOP),
         )
 
+    def waited(self, slot: int) -> Waits:
+        """Return how long the requests of a worker have waited."""
+        if self.waits is None:
+            return Waits()
+        requests, seconds, longest, *times = _WAITS.unpack(os.pread(self.fd, _WAITS.size, self.waits + slot * SLOT))
+        return Waits(requests, seconds, longest, tuple(times))
+
     def close(self) -> None:
         """Close our descriptor; workers keep theirs. Safe to call twice."""
         fd, self.fd = self.fd, -1
@@ -121,7 +169,7 @@ class Scoreboard:
 def _make() -> int:
     fd = os.memfd_create("trapeze-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, SLOTS * SLOT)
+        os.ftruncate(fd, 2 * WAITS)
         # A worker that shortened it would crash its siblings (SIGBUS).
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except BaseException:

@@ -204,9 +204,10 @@ class Service:
 
     @property
     def rules(self) -> Rules:
-        """How it may be changed: web services overlap, the others must not."""
+        """How it may be changed: web services overlap, others must not. Back to what is in memory all go at once."""
         spec = self.current.spec
-        return Rules(spec.max_surge, spec.max_unavailable, exclusive=not spec.is_web)
+        back = self.want.generation != self.top and self.zygotes.forks(self.want.generation)
+        return Rules(max(spec.max_surge, self.want.count * back), spec.max_unavailable, exclusive=not spec.is_web)
 
     def workers(self) -> list[Process]:
         """Its processes, without the pre_start commands."""

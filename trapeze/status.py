@@ -10,6 +10,7 @@ from msgspec import Struct
 __all__ = [
     "Health",
     "ProcessStatus",
+    "QueueTime",
     "ServiceStatus",
     "Snapshot",
     "SocketStatus",
@@ -68,6 +69,20 @@ class StandbyStatus(Struct, frozen=True, kw_only=True):
     """Resident memory in bytes, as for processes."""
 
 
+class QueueTime(Struct, frozen=True, kw_only=True):
+    """How long requests had waited when their worker took them, since the proxy in front had them (X-Request-Start): of
+    the workers that are there now, each since it started. Seconds."""
+
+    requests: int
+    """Of which it is known."""
+    mean: float
+    p50: float
+    """To the next power of two."""
+    p99: float
+    """The same."""
+    longest: float
+
+
 class ServiceStatus(Struct, frozen=True, kw_only=True):
     """One service."""
 
@@ -99,6 +114,8 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     both ended, or the service was stopped. What was on the disk then need not be what was deployed."""
     kept: list[int] = []
     """Earlier generations that `rollback` can go back to, the next one first."""
+    queue_time: QueueTime | None = None
+    """None: no proxy has said anything."""
     processes: list[ProcessStatus] = []
     standby: list[StandbyStatus] = []
 
@@ -109,6 +126,14 @@ class SocketStatus(Struct, frozen=True, kw_only=True):
     name: str
     address: str
     fd: int
+    waiting: int | None = None
+    """Connections in the listen queue: nobody has accepted them yet. None where the kernel does not tell, or where each
+    worker has a socket of its own."""
+    limit: int | None = None
+    """How many may wait there: the backlog, or net.core.somaxconn if that is less."""
+    dropped: int | None = None
+    """Connections that were turned away since the socket was made, most of them because the queue was full. None for
+    Unix sockets: who finds one full waits."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -125,6 +150,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     services: list[ServiceStatus]
     sockets: list[SocketStatus]
     stopping: bool = False
+    upgrading: bool = False
+    """A new program is about to take the supervisor's place. This is how things stood when it set out."""
     image: int = 1
     """How many programs this process has been: one more with each upgrade in place."""
     image_since: float = 0.0

@@ -17,6 +17,7 @@ from trapeze.errors import TrapezeError, UnknownName
 from trapeze.events import Clock
 from trapeze.fronting import Fronting
 from trapeze.generation import Generation
+from trapeze.listenqueue import look
 from trapeze.machine import Machine
 from trapeze.output import Journal
 from trapeze.process import Process
@@ -333,7 +334,9 @@ class Supervisor:
                 for name, service in self.services.items()
             ],
             sockets=[
-                SocketStatus(name=listening.name, address=listening.address, fd=listening.fd)
+                SocketStatus(
+                    name=listening.name, address=listening.address, fd=listening.fd, **look(listening.fd)._asdict()
+                )
                 for held in self.sockets.values()
                 for listening in held
             ],

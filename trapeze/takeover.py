@@ -26,6 +26,8 @@ class Told(Struct):
     python: str
     state: int
     """The version of the document that it writes itself."""
+    dismisses: bool = False
+    """It would dismiss a stand-in at the control door (`doorman`); one that does not know of it must not find any."""
 
 
 def begin(environ: MutableMapping[str, str]) -> tuple[int, str] | None:

@@ -6,7 +6,8 @@ The order, and what each step prevents:
 1. The new program is run as a child first, on a copy of the state: after execve there is no way back. If it cannot
    import, does not know our command line or cannot read the state, nothing has happened.
 2. Wait for a moment in which nothing is half done: no reload that reads and binds, no fork that a zygote owes.
-3. The control door closes. Who connects from now on waits in the queue of its socket; who asked is answered.
+3. The control door closes. Who connects from now on waits in the queue of its socket; who asked is answered. A stand-in
+   (`doorman`) then answers those who ask for the status.
 4. Signals go to a pipe of ours. What was caught by then is obeyed; what comes later is sent to ourselves again while
    all are blocked, so that the new program finds it waiting.
 5. The state goes into a memfd, everything that is carried is made inheritable, execve. If that fails, all is undone.
@@ -34,7 +35,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from trapeze import carry, saving
+from trapeze import carry, door, doorman, saving
+from trapeze.calls import error_body
 from trapeze.carry import Document
 from trapeze.console import Console
 from trapeze.control import Door
@@ -49,6 +51,7 @@ from trapeze.upward import Upward
 
 __all__ = ["Parts", "Upgrade", "UpgradeRefused", "command"]
 
+UPGRADING = "the supervisor is replaced by a new program: ask again"
 _PROBE = 60.0
 """Seconds that the new program has to read the state; imports from a cold disk are slow."""
 _POLITE = 0.5
@@ -136,8 +139,8 @@ class Upgrade:
             coming = {"version": told.version, "python": told.python, "image": self._supervisor.image + 1}
             answer.set_result({**coming, "revision": self._supervisor.revision, "message": "on its way"})
             await self._until(lambda: self.door.writing <= others, 1.0)
-            await self.door.close("upgrading", "the supervisor is replaced by a new program: ask again")
-            await self._replace(program, words, at)
+            await self.door.close("upgrading", UPGRADING)
+            await self._replace(program, words, at, dismisses=told.dismisses)
         except Exception as error:
             known = isinstance(error, TrapezeError)
             if not known:
@@ -219,7 +222,7 @@ class Upgrade:
 
     # ---- the step ----
 
-    async def _replace(self, program: str, words: Sequence[str], closed: float) -> None:
+    async def _replace(self, program: str, words: Sequence[str], closed: float, *, dismisses: bool) -> None:
         """Go. Returns only by raising."""
         with _diverted() as caught:
             calm = 0
@@ -233,7 +236,24 @@ class Upgrade:
             signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
             self._parts.console.flush(0.05)
             document = self._document(closed)
-            become(program, words, carry.write(document), document.descriptors, signals=caught())
+            if dismisses:
+                document.doorman = self._stand_in()
+            try:
+                become(program, words, carry.write(document), document.descriptors, signals=caught())
+            finally:
+                if document.doorman >= 0:
+                    os.close(document.doorman)
+
+    def _stand_in(self) -> int:
+        """Have somebody answer at the control door; returns what dismisses him. -1: then clients wait."""
+        status = msgspec.structs.replace(self._supervisor.snapshot(), upgrading=True)
+        again = error_body(503, "upgrading", UPGRADING)
+        try:
+            return doorman.post(
+                self._parts.claimed.sock, door.whole(200, status), door.whole(503, again.value), self.door.admits
+            )
+        except OSError:
+            return -1
 
     def _document(self, closed: float) -> Document:
         parts = self._parts

@@ -20,7 +20,7 @@ from trapeze.limits import parse_size
 from trapeze.planner import unwanted
 from trapeze.prelude import Launch
 from trapeze.process import TO_DUMP, Process
-from trapeze.scoreboard import Reading
+from trapeze.scoreboard import Reading, Waits
 
 if TYPE_CHECKING:
     from trapeze.service import Service
@@ -160,7 +160,8 @@ class Vigil:
             self._terms[process.id] = Terms(spec.heartbeat_timeout, spec.request_timeout, age)
         if process.slot is None:
             return replace(launch, job={**launch.job, **more})
-        more["board"] = {"fd": self.board.fd, "slot": process.slot, "full": bool(spec.request_timeout)}
+        place = {"fd": self.board.fd, "slot": process.slot, "full": bool(spec.request_timeout)}
+        more["board"] = place if self.board.waits is None else {**place, "waits": self.board.waits}
         return replace(launch, job={**launch.job, **more}, fds=(*launch.fds, self.board.fd))
 
     def left(self, process: Process) -> None:
@@ -180,6 +181,12 @@ class Vigil:
         if self.board is None or process.slot is None:
             return None
         return self.board.read(process.slot)
+
+    def waited(self, process: Process) -> Waits:
+        """How long its requests had waited."""
+        if self.board is None or process.slot is None:
+            return Waits()
+        return self.board.waited(process.slot)
 
     # ---- looking ----
 

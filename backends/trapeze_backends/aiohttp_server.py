@@ -20,15 +20,18 @@ from yarl import URL
 
 from trapeze_backends.accesslog import write_line
 from trapeze_backends.aiohttp_drain import drain
+from trapeze_backends.board import Waits
 from trapeze_backends.health_stream import Asked, over_a_stream
 from trapeze_backends.loading import failure
 from trapeze_backends.loops import beat_until_stopped, catch_signals, run_loop, stop_accepting
 from trapeze_backends.proxied import Trust, told
+from trapeze_backends.queued import noted
 from trapeze_backends.worker import Worker
 
 __all__ = ["serve"]
 
 FORWARDED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")
+START = "X-Request-Start"
 OURS = ("loop", "keepalive_timeout")
 
 
@@ -110,7 +113,9 @@ class Runner(web.AppRunner):
         server = await super()._make_server()
         log, meter = self._worker.job.access_log, self._worker.meter()
         handler = _noted(log, meter) if log or meter else Handler
-        return _Server(server, handler, _request_factory(server.request_factory, self._trust, self._prefix))
+        return _Server(
+            server, handler, _request_factory(server.request_factory, self._trust, self._prefix, self._worker.waits)
+        )
 
     def counts(self) -> tuple[int, int]:
         """As `Worker.beat` takes them."""
@@ -250,14 +255,14 @@ class _Server(Server):
         return self._handler(self, loop=self._loop, **self._kwargs)
 
 
-def _request_factory(plain: Any, trust: Trust, prefix: str) -> Any:
+def _request_factory(plain: Any, trust: Trust, prefix: str, waits: Waits) -> Any:
     def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
         request = plain(message, payload, protocol, writer, task)
         protocol.answer = None
         changes: dict[str, Any] = {}
         headers = message.headers
-        if "X-Forwarded-For" in headers or "X-Forwarded-Proto" in headers or "X-Forwarded-Host" in headers:
-            changes = _believed(trust, protocol, headers)
+        if START in headers or any(name in headers for name in FORWARDED):
+            changes = _believed(trust, protocol, headers, waits)
         if prefix:
             path = message.url.raw_path
             if path == prefix or not path.startswith(prefix + "/"):
@@ -269,10 +274,12 @@ def _request_factory(plain: Any, trust: Trust, prefix: str) -> Any:
     return make
 
 
-def _believed(trust: Trust, protocol: Handler, headers: Any) -> dict[str, Any]:
+def _believed(trust: Trust, protocol: Handler, headers: Any, waits: Waits) -> dict[str, Any]:
     said = told(trust, protocol.peer, *(",".join(headers.getall(name, ())) for name in FORWARDED))
     if said is None:
         return {}
+    if START in headers:
+        noted(headers[START], waits)
     client, scheme, host = said
     changes: dict[str, Any] = {"scheme": scheme} if scheme else {}
     if client is not None:

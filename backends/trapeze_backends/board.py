@@ -14,6 +14,14 @@ The slot is SIZE bytes, in the byte order of the machine:
     40  f64     the longest time between two beats, seconds
     48  4 u64   full: responses 1xx and 2xx, 3xx, 4xx, 5xx
     80  22 u64  full: responses by the time they took; the k-th took less than 2 ** (k - 15) seconds, the last any time
+
+Behind all slots there is one of the same size for each worker, for how long requests had waited before it took them
+(`queued`): it does not fit into the first, whose layout programs of earlier versions know.
+
+     0  u64     requests of which that is known
+     8  f64     seconds that they have waited, all together
+    16  f64     the longest of these
+    24  22 u64  requests by the time they have waited, as above
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Job
 
-__all__ = ["FLAGS", "FULL", "IN_FLIGHT", "KNOWS_IN_FLIGHT", "LOOP", "OLDEST", "SIZE", "Board", "Limits"]
+__all__ = ["FLAGS", "FULL", "IN_FLIGHT", "KNOWS_IN_FLIGHT", "LOOP", "OLDEST", "SIZE", "Board", "Limits", "Waits"]
 
 SIZE = 256
 FULL = 1
@@ -48,18 +56,20 @@ class Board:
     """The slot of this worker.
 
     Args:
-        place: where it is, `{"fd": 7, "slot": 3}`; the descriptor is closed. None for a worker that nobody watches
-            (one that was started by hand): it keeps its figures to itself.
+        place: where it is, `{"fd": 7, "slot": 3, "waits": 4194304}`, the last of them where the second slots begin, in
+            bytes (there may be none); the descriptor is closed. None for a worker that nobody watches (one that was
+            started by hand): it keeps its figures to itself.
 
     Raises:
         StartError: the memory cannot be mapped.
     """
 
     def __init__(self, place: dict[str, Any] | None) -> None:
-        view = memoryview(bytearray(SIZE)) if place is None else _mapped(place["fd"], place["slot"])
+        view, waits = _views(place)
         self.numbers: memoryview[int] = view.cast("Q")
         self.times: memoryview[float] = view.cast("d")
         self.small: memoryview[int] = view.cast("I")
+        self.waits = Waits(waits)
         self.meter: Any = None
         """What counts the requests instead of the server: a `measured.Meter`."""
         self._last = 0.0
@@ -93,17 +103,35 @@ class Board:
             self.numbers[place] = number
 
 
-def _mapped(fd: int, slot: int) -> memoryview[int]:
-    import mmap
+class Waits:
+    """The worker's second slot."""
 
-    start = slot * SIZE
-    base = start - start % mmap.ALLOCATIONGRANULARITY
+    __slots__ = ("numbers", "times")
+
+    def __init__(self, view: memoryview[int]) -> None:
+        self.numbers: memoryview[int] = view.cast("Q")
+        self.times: memoryview[float] = view.cast("d")
+
+
+def _views(place: dict[str, Any] | None) -> tuple[memoryview[int], memoryview[int]]:
+    if place is None:
+        return memoryview(bytearray(SIZE)), memoryview(bytearray(SIZE))
+    fd, start = place["fd"], place["slot"] * SIZE
     try:
-        pages = mmap.mmap(fd, start - base + SIZE, offset=base)
+        first = _mapped(fd, start)
+        second = _mapped(fd, place["waits"] + start) if "waits" in place else memoryview(bytearray(SIZE))
     except (OSError, ValueError) as error:
         raise StartError(f"cannot map the scoreboard: {error}") from None
     finally:
         os.close(fd)
+    return first, second
+
+
+def _mapped(fd: int, start: int) -> memoryview[int]:
+    import mmap
+
+    base = start - start % mmap.ALLOCATIONGRANULARITY
+    pages = mmap.mmap(fd, start - base + SIZE, offset=base)
     return memoryview(pages)[start - base :]
 
 

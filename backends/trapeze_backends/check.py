@@ -6,6 +6,7 @@ import sys
 
 from trapeze_backends import registry
 from trapeze_backends.contract import Problem, StartError
+from trapeze_backends.detect import detect
 from trapeze_backends.features import describe, field_problems
 from trapeze_backends.jsontext import dumps
 from trapeze_backends.loading import find_module, load, use_app_dir
@@ -22,10 +23,10 @@ def check(job: Job) -> int:
     use_app_dir(job.app_dir)
     problems: list[Problem] = []
     backend = _backend(job, problems)
-    if job.app:
-        _app(job, backend, problems)
+    speaks = _app(job, backend, problems) if job.app else {}
     answer = {
         **(describe(backend) if backend else {}),
+        **speaks,
         "backend": backend.name if backend else job.backend,
         "version": backend.version() if backend else "",
         "python": sys.version.split()[0],
@@ -77,20 +78,24 @@ def _auto(job: Job, problems: list[Problem]) -> None:
         )
 
 
-def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> None:
+def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> dict[str, str]:
+    """What the app speaks, and whether it has to be made first; nothing if it is not imported."""
     if not job.import_app:
         reason = find_module(job.app)
         if reason:
             problems.append(Problem("app", reason, f"looked in {job.app_dir or 'sys.path'}"))
-        return
+        return {}
     from trapeze_backends.serve import choose_interface, spelt
 
     try:
         if backend is not None and not problems:
             backend.prepare(job)
-        _, interface = choose_interface(load(job), job)
+        app = load(job)
+        made = detect(app) == "factory"
+        _, interface = choose_interface(app, job)
     except StartError as error:
         problems.append(Problem("app", error.message, error.traceback or error.hint))
-        return
+        return {}
     if backend is not None and interface not in backend.interfaces:
         problems.append(Problem("backend", f"{backend.name} does not serve {spelt(interface)} apps", ""))
+    return {"interface": interface, "is_factory": "yes" if made else ""}

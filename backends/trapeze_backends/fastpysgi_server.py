@@ -32,7 +32,7 @@ with quick_import("argparse"):
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from trapeze_backends.worker import Worker
@@ -50,11 +50,13 @@ TURNS = 64
 class Counts:
     """What has happened: whoever sees a change takes another turn."""
 
-    __slots__ = ("begun", "events")
+    __slots__ = ("begun", "events", "is_shut")
 
     def __init__(self) -> None:
         self.begun = 0
         self.events = 0
+        self.is_shut = False
+        """Answers say that the connection closes."""
 
 
 def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
@@ -74,18 +76,24 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     longest = min(worker.pulse * 1000, server.svc_timer_interval)
     while not worker.stopping:
         worker.beat(counts.begun, 0)
-        poll.poll(longest if _take_turns(server, counts) else 0)
+        poll.poll(longest if _take_turns(server, worker, counts) else 0)
     _shut(loop, numbers)
-    server.set_allow_keepalive(False)  # answers say that the connection closes
+    server.set_allow_keepalive(False)
+    counts.is_shut = True
     for each in accepted:
         each.watch()
     _drain(server, accepted, poll, worker, counts)
 
 
-def _take_turns(server: Any, counts: Counts) -> bool:
-    """Handle what is there; return whether nothing is left to do."""
+def _take_turns(server: Any, worker: Worker, counts: Counts) -> bool:
+    """Handle what is there; return whether nothing is left to do.
+
+    Once the worker is to leave, not before answers say so: a client may find its connection closed otherwise.
+    """
     turn, quiet = _fastpysgi.run_nowait, 0
     for _ in range(TURNS):
+        if worker.stopping and not counts.is_shut:
+            return False
         before = counts.events
         turn(server)
         quiet = quiet + 1 if counts.events == before else 0
@@ -99,7 +107,7 @@ def _drain(server: Any, every: list[Accepted], poll: select.poll, worker: Worker
     while True:
         now = time.monotonic()
         worker.beat(counts.begun, 0)
-        if _take_turns(server, counts):
+        if _take_turns(server, worker, counts):
             over = now >= worker.grace_ends
             late = now >= worker.grace_ends + UNSURE
             if not sum(each.look(end_idle=over, end_unsure=late).total for each in every):
@@ -237,26 +245,33 @@ def _adapted(app: Any, facts: dict[str, tuple[dict[str, Any], bool]], worker: Wo
 
 
 class Answer:
-    """start_response, with the `write` that fastpysgi's own lacks."""
+    """start_response, with the `write` that fastpysgi's own lacks. One is made for each request: the less there is to
+    set, the better."""
 
-    __slots__ = ("_start_response", "headers", "said", "written")
+    said = False
+    headers: Any = ()
+    written: Sequence[bytes] = ()
 
     def __init__(self, start_response: Any) -> None:
         self._start_response = start_response
-        self.said = False
-        self.headers: list[tuple[str, str]] = []
-        self.written: list[bytes] = []
 
     def __call__(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         if self.said and exc_info is None:
             raise AssertionError("start_response was called twice")
         self.said = True
-        self.headers = [(name, value if value.isascii() else _as_sent(value)) for name, value in headers]
+        for _, value in headers:
+            if not value.isascii():
+                headers = [(name, value if value.isascii() else _as_sent(value)) for name, value in headers]
+                break
+        self.headers = headers
         if exc_info is None:
-            self._start_response(status, self.headers)
+            self._start_response(status, headers)
         else:
-            self._start_response(status, self.headers, exc_info)
-        return self.written.append
+            self._start_response(status, headers, exc_info)
+        return self._write
+
+    def _write(self, piece: bytes) -> None:
+        self.written = [*self.written, piece]
 
 
 def _as_sent(value: str) -> str:

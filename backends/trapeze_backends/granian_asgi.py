@@ -15,7 +15,7 @@ import traceback
 
 from trapeze_backends.contract import StartError
 from trapeze_backends.endless import is_endless_raw
-from trapeze_backends.granian_server import DRAIN_TICK, TICK, Calls, Door, Scheduler, compiled, leave, limited, settings
+from trapeze_backends.granian_server import DRAIN_TICK, Calls, Door, Scheduler, compiled, leave, limited, settings
 from trapeze_backends.installed import is_installed
 from trapeze_backends.lifespan import Lifespan
 from trapeze_backends.unixnames import unix_names
@@ -101,9 +101,7 @@ class _Server:
         worker.ready()
         while not worker.stopping:
             worker.beat(sum(calls.begun for calls in self._every), len(self.exchanges))
-            for door in doors:
-                door.widen(True)
-            await self._pause(TICK)
+            await self._pause(min(door.widen(True) for door in doors))
         end = time.monotonic() + job.patience
         await self._drain(doors, end)
         await lifespan.stop(max(end - time.monotonic(), 0.5))

@@ -4,7 +4,8 @@
 and holds it until the connection ends, also while nothing is asked on it. With as many permits as threads, nobody is
 accepted who would wait for a thread here while a sibling has one; but kept connections would then keep out all others.
 So it begins that way, and where somebody waits at the socket, a thread is free, and none of our connections has ended
-meanwhile, one more worker object is put on the same socket (`Door.widen`), with as many permits as there are already.
+meanwhile, one more worker object is put on the same socket (`Door.widen`). It gets far more permits than there are
+already: each object has threads of its own, so that several small ones would cost more than they bring.
 
 **Stopping.** granian's own stop, given the word, closes each connection on which nothing is under way, also those that
 have just been accepted, and those on which half a request has come. So its word comes last. First another socket takes
@@ -37,14 +38,18 @@ if TYPE_CHECKING:
 
     from trapeze_backends.worker import Worker
 
-__all__ = ["DRAIN_TICK", "TICK", "Calls", "Door", "Scheduler", "compiled", "leave", "limited", "settings"]
+__all__ = ["DRAIN_TICK", "Calls", "Door", "Scheduler", "compiled", "leave", "limited", "settings"]
 
 TICK = 0.1
 """Seconds between two looks of the main loop, as uvicorn's."""
+LOOK = 0.02
+"""The same while somebody waits at the socket."""
 DRAIN_TICK = 0.02
 """The same while it drains."""
 
 UNLIMITED = 1 << 20
+MORE = 16
+"""Permits that a door gets more, at least, when connections that are kept keep others out."""
 ENOUGH = 1024
 """Permits of a door after which it lets everybody in."""
 
@@ -217,23 +222,24 @@ class Door:
     def _has_gone(self) -> None:
         self._gone += 1
 
-    def widen(self, has_time: bool) -> None:
-        """To be called every TICK: let more in, if those who are in keep out others whom we could serve.
+    def widen(self, has_time: bool) -> float:
+        """Let more in, if those who are in keep out others whom we could serve. Returns when to look again, seconds.
 
         Args:
             has_time: one more request could be served at once.
         """
         before, self._before = self._before, None
         if self._permits >= UNLIMITED or not self._poll.poll(0):
-            return
+            return TICK
         inside = self._accepted.inodes()
         if len(inside) < self._permits:
-            return  # about to be accepted, by us or by a sibling
+            return LOOK  # about to be accepted, by us or by a sibling
         if before is None or before[0] != inside:
             self._before = inside, self._calls.begun  # they come and go
         elif has_time or self._calls.begun > before[1]:
             with contextlib.suppress(OSError):  # out of descriptors
-                self._add(self._permits if self._permits < ENOUGH else UNLIMITED)
+                self._add(max(MORE, 3 * self._permits) if self._permits < ENOUGH else UNLIMITED)
+        return LOOK
 
     def shut(self) -> None:
         """Let nobody in any more; those who are in may stay."""

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 
 from trapeze_backends.contract import StartError
 from trapeze_backends.endless import may_end
-from trapeze_backends.granian_server import DRAIN_TICK, TICK, Calls, Door, Scheduler, compiled, leave, limited, settings
+from trapeze_backends.granian_server import DRAIN_TICK, Calls, Door, Scheduler, compiled, leave, limited, settings
 from trapeze_backends.wsgi_common import host_and_port
 
 TYPE_CHECKING = False
@@ -66,9 +66,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     while not worker.stopping:
         busy = sum(len(calls.live) for calls in every)
         worker.beat(sum(calls.begun for calls in every), busy)
-        for door in doors:
-            door.widen(busy < threads)
-        poll.poll(TICK * 1000)
+        poll.poll(min(door.widen(busy < threads) for door in doors) * 1000)
     _drain(doors, worker)
     leave(worker, before)
 

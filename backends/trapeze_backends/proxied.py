@@ -3,16 +3,19 @@
 X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host have no standard. Each proxy adds to the right of the first, so
 the addresses are read from there: the first that is not trusted is the client (all trusted: the leftmost). Of the other
 two the rightmost value counts, which is what the nearest proxy said. The headers themselves stay as they are: an app
-may look at them in a way of its own.
+may look at them in a way of its own. X-Request-Start, of trusted proxies too, is noted (`queued`).
 """
 
 from __future__ import annotations
+
+from trapeze_backends.queued import noted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from trapeze_backends.board import Waits
     from trapeze_backends.contract import Backend, Job
 
 __all__ = ["DEFAULT", "Trust", "proxied", "told", "trusted_by"]
@@ -23,7 +26,9 @@ DEFAULT = ("127.0.0.1", "::1", "unix")
 SECURE = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 """Scheme of a WebSocket behind a proxy that was asked by the scheme on the left."""
 
-NAMES = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+NAMES = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-start")
+MARKS = (b"x-forwarded", b"x-request-s")
+"""How the names of headers begin that say that there is something to be looked at."""
 
 
 def trusted_by(job: Job, backend: Backend) -> list[str]:
@@ -111,10 +116,17 @@ def _last(text: str) -> str:
     return text.rpartition(",")[2].strip()
 
 
-def proxied(app: Any, interface: str, entries: Iterable[str]) -> Any:
-    """Return `app`, told by trusted proxies who its client is, and which scheme and host it asked for."""
+def proxied(app: Any, interface: str, entries: Iterable[str], waits: Waits) -> Any:
+    """Return `app`, told by trusted proxies who its client is, and which scheme and host it asked for.
+
+    Args:
+        app: what is wrapped.
+        interface: "wsgi" or "asgi".
+        entries: who is trusted.
+        waits: where it is noted how long requests have waited.
+    """
     trust = Trust(entries)
-    return _wsgi(app, trust) if interface == "wsgi" else _asgi(app, trust)
+    return _wsgi(app, trust, waits) if interface == "wsgi" else _asgi(app, trust, waits)
 
 
 def told(
@@ -136,16 +148,19 @@ def told(
     return trust.client(forwarded) if forwarded else None, said if said in ("http", "https") else "", _last(host)
 
 
-def _wsgi(app: Any, trust: Trust) -> Any:
+def _wsgi(app: Any, trust: Trust, waits: Waits) -> Any:
     def believing(environ: dict[str, Any], start_response: Any) -> Any:
         if (
             "HTTP_X_FORWARDED_FOR" in environ
             or "HTTP_X_FORWARDED_PROTO" in environ
             or "HTTP_X_FORWARDED_HOST" in environ
+            or "HTTP_X_REQUEST_START" in environ
         ):
             peer = environ.get("REMOTE_ADDR")
             if peer in trust if peer else trust.unix and not environ.get("trapeze.nameless"):
                 _correct(environ, trust)
+                if "HTTP_X_REQUEST_START" in environ:
+                    noted(environ["HTTP_X_REQUEST_START"], waits)
         return app(environ, start_response)
 
     return believing
@@ -166,22 +181,24 @@ def _correct(environ: dict[str, Any], trust: Trust) -> None:
         environ["HTTP_HOST"] = _last(host)
 
 
-def _asgi(app: Any, trust: Trust) -> Any:
+def _asgi(app: Any, trust: Trust, waits: Waits) -> Any:
     def believing(scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "lifespan":
             for name, _ in scope["headers"]:
-                if name[:11] == b"x-forwarded":
+                if name[:11] in MARKS:
                     client = scope.get("client")
                     if client[0] in trust if client and client[0] else trust.unix:
-                        _correct_scope(scope, trust)
+                        _correct_scope(scope, trust, waits)
                     break
         return app(scope, receive, send)
 
     return believing
 
 
-def _correct_scope(scope: Any, trust: Trust) -> None:
+def _correct_scope(scope: Any, trust: Trust, waits: Waits) -> None:
     said = _forwarded(scope["headers"])
+    if start := said.get(NAMES[3]):
+        noted(start, waits)
     if forwarded := said.get(NAMES[0]):
         client = trust.client(forwarded)
         if client is not None:
@@ -197,7 +214,7 @@ def _correct_scope(scope: Any, trust: Trust) -> None:
 
 
 def _forwarded(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, str]:
-    """The three headers, each as one text: several lines of one name are one list (RFC 9110, section 5.3)."""
+    """These headers, each as one text: several lines of one name are one list (RFC 9110, section 5.3)."""
     said: dict[bytes, str] = {}
     for name, value in headers:
         if name in NAMES:

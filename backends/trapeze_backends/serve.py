@@ -169,7 +169,7 @@ def _wrapped(app: Any, worker: Worker, trusted: list[str]) -> Any:
         from trapeze_backends.accesslog import logged
 
         app = logged(app, interface)
-    return proxied(worker.measure(app), interface, trusted)
+    return proxied(worker.measure(app), interface, trusted, worker.waits)
 
 
 def prepared_backend(job: Job) -> Backend | None:

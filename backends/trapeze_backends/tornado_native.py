@@ -21,12 +21,15 @@ from tornado.httputil import HTTPMessageDelegate
 from trapeze_backends.accesslog import write_line
 from trapeze_backends.health_stream import Asked, over_a_stream
 from trapeze_backends.proxied import Trust, told
+from trapeze_backends.queued import noted
 from trapeze_backends.tornado_server import Connection, Door
 from trapeze_backends.worker import Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from trapeze_backends.board import Waits
 
 __all__ = ["check_health", "make_doors"]
 
@@ -44,7 +47,7 @@ def make_doors(app: Any, sockets: list[socket.socket], worker: Worker, trust: Tr
     doors: list[Door] = []
     for _ in sockets:
         door = _Native.make(app, worker)
-        door.trust, door.watch = trust, watch
+        door.trust, door.watch, door.waits = trust, watch, worker.waits
         doors.append(door)
     _note_websockets()
     return doors
@@ -102,6 +105,7 @@ class _Native(Door):
     """tornado's server of one listener, for its own apps."""
 
     trust: Trust
+    waits: Waits
     watch: _Watch
 
     def start_request(self, server_conn: Any, request_conn: Any) -> Any:
@@ -123,7 +127,7 @@ class _Message(HTTPMessageDelegate):
         context: Any = connection.context
         context._unapply_xheaders()  # of the request before
         if "X-Forwarded-For" in headers or "X-Forwarded-Proto" in headers or "X-Forwarded-Host" in headers:
-            _believe(door.trust, connection, headers)
+            _believe(door.trust, connection, headers, door.waits)
         door.begun += 1
         if door.watch.is_on and not getattr(connection.stream, "is_asked", False):
             door.watch.begin(connection, start_line, headers)
@@ -135,7 +139,7 @@ class _Message(HTTPMessageDelegate):
             self.connection.watch.end(self.connection)
 
 
-def _believe(trust: Trust, connection: Connection, headers: Any) -> None:
+def _believe(trust: Trust, connection: Connection, headers: Any, waits: Waits) -> None:
     context: Any = connection.context
     peer = context.remote_ip if context.address_family in (socket.AF_INET, socket.AF_INET6) else ""
     if getattr(connection.stream, "is_asked", False):
@@ -143,6 +147,8 @@ def _believe(trust: Trust, connection: Connection, headers: Any) -> None:
     said = told(trust, peer, *(headers.get(name, "") for name in FORWARDED))
     if said is None:
         return
+    if "X-Request-Start" in headers:
+        noted(headers["X-Request-Start"], waits)
     client, scheme, host = said
     if client is not None:
         context.remote_ip = client[0]

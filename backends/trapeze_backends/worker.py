@@ -53,6 +53,8 @@ class Worker:
         self._sockets: list[socket.socket] = []
         self._doors: frozenset[int] = frozenset()
         self._board = Board(job.board)
+        self.waits = self._board.waits
+        """Where it is noted how long requests have waited."""
         self._limits = Limits(job, time.monotonic())
         # Once more: a forked worker has another stderr than its zygote. Servers reset signals, but no real-time ones.
         register(job.dump_signal)

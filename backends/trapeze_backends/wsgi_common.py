@@ -11,6 +11,9 @@ from trapeze_backends.worker import Worker
 
 __all__ = ["adapt_app", "host_and_port"]
 
+CLOSE = ("Connection", "close")
+"""What a server that leaves tells the client; gevent then closes the connection, bjoern leaves it to him."""
+
 
 def host_and_port(sock: socket.socket) -> tuple[str, str]:
     """Return SERVER_NAME and SERVER_PORT of a listener. A Unix socket has neither, and they may not be empty."""
@@ -33,28 +36,54 @@ def adapt_app(
         nameless: what the server says of its peers is made up.
         heads: the server leaves out bodies in answers to HEAD, and can say how long they would be.
     """
-    name, port = host_and_port(sock)
-    is_unix = sock.family == socket.AF_UNIX
-    multiprocess = worker.job.workers > 1
+    facts = _facts(sock, worker, nameless=nameless)
+    unknown = "REMOTE_ADDR" in facts
 
+    # One function and not one for each concern: the fastest servers need little more for a request than four calls.
     def adapted(environ: dict[str, Any], start_response: Any) -> Any:
-        environ["SERVER_NAME"] = name
-        environ["SERVER_PORT"] = port
-        environ["wsgi.multiprocess"] = multiprocess
-        environ["wsgi.errors"] = sys.stderr
-        environ.setdefault("QUERY_STRING", "")  # PEP 3333 lets these be absent, and apps do not expect that
-        environ.setdefault("SCRIPT_NAME", "")
-        if is_unix or nameless:
-            environ["REMOTE_ADDR"] = ""
-            if not is_unix:
-                environ["trapeze.nameless"] = True  # or it would be taken for a Unix peer, who is trusted more
+        environ.update(facts)
+        if "QUERY_STRING" not in environ:  # PEP 3333 lets these be absent, and apps do not expect that
+            environ["QUERY_STRING"] = ""
+        if "SCRIPT_NAME" not in environ:
+            environ["SCRIPT_NAME"] = ""
+        if unknown:
             environ.pop("REMOTE_PORT", None)
             environ.pop("REMOTE_HOST", None)
-        if environ["REQUEST_METHOD"] == "HEAD" and not heads:
-            return _without_body(app(environ, start_response))
-        return app(environ, start_response)
+        noted: Any = ()
 
-    return _ending(_closing(adapted, worker) if tell else adapted, worker)
+        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+            nonlocal noted
+            noted = headers
+            if tell and worker.stopping:
+                headers = [*headers, CLOSE]
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        result = app(environ, start)
+        if not heads and environ["REQUEST_METHOD"] == "HEAD":
+            return _without_body(result)
+        if type(result) is list:
+            return result
+        wrapper = environ.get("wsgi.file_wrapper")
+        return result if wrapper is not None and type(result) is wrapper else may_end(result, lambda: noted, worker)
+
+    return adapted
+
+
+def _facts(sock: socket.socket, worker: Worker, *, nameless: bool) -> dict[str, Any]:
+    """What stands in every environ."""
+    name, port = host_and_port(sock)
+    facts: dict[str, Any] = {
+        "SERVER_NAME": name,
+        "SERVER_PORT": port,
+        "wsgi.multiprocess": worker.job.workers > 1,
+        "wsgi.errors": sys.stderr,
+    }
+    is_unix = sock.family == socket.AF_UNIX
+    if is_unix or nameless:
+        facts["REMOTE_ADDR"] = ""
+    if nameless and not is_unix:
+        facts["trapeze.nameless"] = True  # or it would be taken for a Unix peer, who is trusted more
+    return facts
 
 
 def _without_body(result: Any) -> list[bytes]:
@@ -67,34 +96,3 @@ def _without_body(result: Any) -> list[bytes]:
         if hasattr(result, "close"):
             result.close()
     return []
-
-
-def _closing(app: Any, worker: Worker) -> Any:
-    """While draining, tell the client that the connection closes; gevent then closes it, bjoern leaves it to him."""
-
-    def closing(environ: dict[str, Any], start_response: Any) -> Any:
-        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
-            if worker.stopping:
-                headers = [*headers, ("Connection", "close")]
-            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
-
-        return app(environ, start)
-
-    return closing
-
-
-def _ending(app: Any, worker: Worker) -> Any:
-    """Answers without an end are ended when the worker leaves."""
-
-    def ending(environ: dict[str, Any], start_response: Any) -> Any:
-        noted: list[Any] = []
-
-        def start(status: str, headers: Any, *exc_info: Any) -> Any:
-            noted[:] = headers
-            return start_response(status, headers, *exc_info)
-
-        result = app(environ, start)
-        wrapper = environ.get("wsgi.file_wrapper")
-        return result if wrapper is not None and type(result) is wrapper else may_end(result, lambda: noted, worker)
-
-    return ending

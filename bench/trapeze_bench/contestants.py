@@ -39,10 +39,14 @@ class Contestant:
         return Target(self.name, lambda port: self.native.words(HELLO[self.interface], port))
 
 
+_THREADS = {"granian": 1, "tornado": THREADS, "uwsgi": 1}
+"""Where trapeze's default number of threads is not what the server is run with natively."""
+
+
 def _contestants() -> Iterator[Contestant]:
     for native in NATIVES.values():
-        flags = ("--threads", str(THREADS)) if native.name == "tornado" else ()
         for interface in native.interfaces:
+            flags = ("--threads", str(_THREADS[native.name])) if native.name in _THREADS and interface == "wsgi" else ()
             name = native.name if len(native.interfaces) == 1 else f"{native.name}-{interface}"
             yield Contestant(name, native, interface, flags)
 

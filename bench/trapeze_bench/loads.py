@@ -39,10 +39,14 @@ class Load:
         self.popen = popen
         self.path = path
 
-    def stop(self) -> Result:
-        """Send no more; return when all that was under way has ended."""
+    def end(self) -> None:
+        """Send no more. `stop` has to be called all the same."""
         assert self.popen.stdin is not None
         self.popen.stdin.close()
+
+    def stop(self) -> Result:
+        """Send no more; return when all that was under way has ended."""
+        self.end()
         if self.popen.wait(TIMEOUT + 20):
             raise Failed(f"the load client ended with status {self.popen.returncode}")
         result = Result.read(self.path)

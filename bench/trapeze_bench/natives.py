@@ -79,12 +79,14 @@ def _hypercorn(served: Served, port: int) -> list[str]:
 
 
 def _uwsgi(served: Served, port: int) -> list[str]:
+    """A connection for each request, as under trapeze: its http11-socket would give a thread to every idle one."""
     script = Path(sys.executable).with_name("uwsgi")
     found = str(script) if script.exists() else shutil.which("uwsgi") or "uwsgi"
     words = ["--master", "--die-on-term", "--need-app", "--disable-logging", "--processes", str(served.workers)]
+    words += ["--add-header", "Connection: close"]  # it closes, and does not say so: load generators count errors
     words += ["--enable-threads", "--threads", str(served.threads)] if served.threads else []
     app = served.app + ("()" if served.factory else "")
-    return [found, "--http11-socket", f"127.0.0.1:{port}", *words, "--module", app, "-H", sys.prefix]
+    return [found, "--http-socket", f"127.0.0.1:{port}", *words, "--module", app, "-H", sys.prefix]
 
 
 def _forked(name: str, module: str = "prefork") -> Words:

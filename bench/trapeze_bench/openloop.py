@@ -18,9 +18,12 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple, Self, cast
 
-from trapeze_bench.wire import Head, head
+from trapeze_bench.answers import Malformed, Plain
+from trapeze_bench.requestlist import ROOT, Asked
 
 __all__ = ["Client", "Plan", "Result"]
 
@@ -41,6 +44,18 @@ class Plan(NamedTuple):
     kept: int = 0
     """Connections that are kept and used in turn; 0: a new one for each request."""
     seed: int = 1
+    asked: Sequence[tuple[str, str, str]] = ()
+    """What to ask for in turn: method, path, body (Latin-1). Any answer below 400 is good then. Empty: GET /, and
+    only a 200 is."""
+
+    def raw(self) -> list[bytes]:
+        """The requests, as they are sent."""
+        asked = [Asked(method, path, body.encode("latin-1")) for method, path, body in self.asked] or [ROOT]
+        return [each.raw(keep=self.kept > 0) for each in asked]
+
+    def is_good(self, status: int) -> bool:
+        """Is it an answer, or a request that was lost?"""
+        return status < 400 if self.asked else status == 200
 
 
 class Result(NamedTuple):
@@ -78,8 +93,9 @@ class Wire(asyncio.Protocol):
         self.due = due
         """Of the request that is under way; 0 if none is."""
         self.served = 0
-        self.data = b""
-        self.head: Head | None = None
+        self.begun = False
+        """Something of the answer is there."""
+        self.answer = Plain()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -90,10 +106,10 @@ class Wire(asyncio.Protocol):
     def ask(self, due: float) -> None:
         """Send a request."""
         assert self.transport is not None
-        self.due, self.data, self.head = due, b"", None
+        self.due, self.begun, self.answer = due, False, Plain()
         self.client.note_sent(due)
         self.client.reused += self.served > 0
-        self.transport.write(self.client.request)
+        self.transport.write(next(self.client.requests))
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
@@ -101,17 +117,22 @@ class Wire(asyncio.Protocol):
             self.client.lose(time.monotonic(), "bytes that nobody asked for")
             self.close()
             return
-        self.data += data
-        if self.head is None:
-            self.head = head(self.data)
-        if self.head is not None and self.head.whole is not None and len(self.data) >= self.head.whole:
-            self._answered(self.head)
+        self.begun = True
+        try:
+            complete = self.answer.feed(data)
+        except Malformed as error:
+            due, self.due = self.due, 0.0
+            self.client.lose(due, str(error))
+            self.close()
+            return
+        if complete:
+            self._answered(self.answer)
 
-    def _answered(self, answer: Head) -> None:
+    def _answered(self, answer: Plain) -> None:
         due, self.due = self.due, 0.0
-        if answer.status != 200:
+        if not self.client.plan.is_good(answer.status):
             self.client.lose(due, f"status {answer.status}")
-        elif answer.whole is not None and len(self.data) > answer.whole:
+        elif answer.extra:
             self.client.lose(due, "bytes behind the answer")
         else:
             self.client.answered(due)
@@ -129,10 +150,13 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         due, self.due = self.due, 0.0
-        if due and self.head is not None and self.head.whole is None and exc is None:
-            self.client.answered(due)  # an answer that ends with the connection
+        if due and self.answer.open_ended and exc is None:  # an answer that ends with the connection
+            if self.client.plan.is_good(self.answer.status):
+                self.client.answered(due)
+            else:
+                self.client.lose(due, f"status {self.answer.status}")
         elif due:
-            where = "in the answer" if self.data else "unanswered"
+            where = "in the answer" if self.begun else "unanswered"
             self.client.lose(due, f"{'closed' if exc is None else type(exc).__name__}, {where}")
         self.client.gone(self)
 
@@ -148,8 +172,7 @@ class Client:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.random = random.Random(plan.seed)
-        connection = b"" if plan.kept else b"Connection: close\r\n"
-        self.request = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + connection + b"\r\n"
+        self.requests = cycle(plan.raw())
         self.stopping = False
         self.due: list[float] = []
         self.took: list[float] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from trapeze_bench import procfs, wire
+from trapeze_bench.ending import kill_and_wait
 from trapeze_bench.loads import loaded
 from trapeze_bench.openloop import Plan
 from trapeze_bench.serving import HEALTHY, alternate
@@ -57,7 +57,7 @@ class Side:
             os.kill(pid, signal.SIGSTOP)
         try:
             began = time.monotonic()
-            _kill(victim)
+            kill_and_wait(victim)
             pid = self._answerer(began)
             took = time.monotonic() - began
         finally:
@@ -75,16 +75,6 @@ class Side:
         except (ConnectionError, TimeoutError) as error:
             waited = time.monotonic() - began
             raise Failed(f"{self.name}: {error} after {waited:.1f} s\n{self.server.output()}") from None
-
-
-def _kill(pid: int) -> None:
-    """SIGKILL it; return when it has ended, so that it cannot have accepted what comes then."""
-    fd = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(fd, signal.SIGKILL)
-        select.select([fd], [], [], 5.0)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What /proc knows of a process: memory, wake-ups, processor time, descendants."""
+"""What /proc knows of a process: memory, wake-ups, processor time, its words, children and descendants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Activity", "Memory", "activity", "alive", "descendants", "image", "memory"]
+__all__ = [
+    "Activity",
+    "Memory",
+    "activity",
+    "alive",
+    "born",
+    "children",
+    "descendants",
+    "image",
+    "memory",
+    "runs",
+    "words",
+]
 
 
 class Memory(NamedTuple):
@@ -45,7 +57,7 @@ def activity(pid: int) -> Activity:
     """Add up all threads."""
     wakeups = preemptions = nanoseconds = 0
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             for line in _lines(f"/proc/{pid}/task/{thread}/status"):
                 if line.startswith("voluntary_ctxt_switches"):
                     wakeups += int(line.split()[1])
@@ -61,7 +73,7 @@ def descendants(pid: int) -> dict[int, int]:
     below: dict[int, list[tuple[int, int]]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (stat := _stat(int(name))) is not None:
-            below.setdefault(stat[0], []).append((int(name), stat[1]))
+            below.setdefault(stat.parent, []).append((int(name), stat.started))
     queue = [pid]
     while queue:
         for child, started in below.get(queue.pop(), ()):
@@ -70,26 +82,61 @@ def descendants(pid: int) -> dict[int, int]:
     return found
 
 
+def children(pid: int, *, ended: bool = False) -> dict[int, int]:
+    """Return the processes whose parent is `pid`, as `descendants` does: those that run, or those that have ended."""
+    found = {}
+    for name in os.listdir("/proc"):
+        stat = _stat(int(name)) if name.isdigit() else None
+        if stat is not None and stat.parent == pid and (stat.state in "ZX") == ended:
+            found[int(name)] = stat.started
+    return found
+
+
+def words(pid: int) -> list[str]:
+    """Its command line; empty if it is not there any more."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().decode(errors="replace").rstrip("\0").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def image(pid: int) -> bytes:
     """Where the kernel laid out its program: other bytes after each exec, unless addresses are not randomised here."""
     with open(f"/proc/{pid}/auxv", "rb") as file:
         return file.read()
 
 
+def born(pid: int) -> int | None:
+    """Its start time in ticks; None if it is not there."""
+    stat = _stat(pid)
+    return None if stat is None else stat.started
+
+
 def alive(pid: int, started: int) -> bool:
     """Is it still there, and the same one? A zombie is."""
+    return born(pid) == started
+
+
+def runs(pid: int, started: int) -> bool:
+    """Is it still there, the same one, and not ended? A zombie is not: somebody only has to fetch its status."""
     stat = _stat(pid)
-    return stat is not None and stat[1] == started
+    return stat is not None and stat.started == started and stat.state not in "ZX"
 
 
-def _stat(pid: int) -> tuple[int, int] | None:
-    """Parent and start time."""
+class _Stat(NamedTuple):
+    state: str
+    parent: int
+    started: int
+
+
+def _stat(pid: int) -> _Stat | None:
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(fields[1]), int(fields[19])
+    return _Stat(fields[0], int(fields[1]), int(fields[19]))
 
 
 def _lines(path: str) -> Iterator[str]:

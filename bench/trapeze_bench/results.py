@@ -30,6 +30,7 @@ class Machine(msgspec.Struct, frozen=True):
 
     processor: str
     cores: int
+    """That the system has."""
     memory: int
     """MiB."""
     kernel: str
@@ -60,6 +61,7 @@ class Closed(msgspec.Struct):
     """A closed loop: so many connections, each of which asks again once it is answered. Lists: one entry a round."""
 
     connections: int
+    """Open at once."""
     rates: list[float] = []
     """Requests answered per second."""
     latencies: dict[str, list[float]] = {}
@@ -80,6 +82,7 @@ class Fixed(msgspec.Struct):
     lost: dict[str, int] = {}
     """By what happened to them, of all rounds."""
     requests: int = 0
+    """Of all rounds."""
     saturated: bool = False
     """It cannot keep up with this rate: its times are those of a queue that grows."""
 
@@ -108,10 +111,13 @@ class Result(msgspec.Struct):
     pss_workers: list[float] = []
     """MiB, all workers together, after the load."""
     pss_supervisor: list[float] = []
+    """MiB, supervisor, master or arbiter, and what else is no worker."""
     balance: list[float] = []
     """Processor time of the busiest worker, of the mean of all: 1 is even."""
     failed: str = ""
     """Why it could not be measured, or why it was given up."""
+    native: str = ""
+    """Of role "trapeze": the name of the result that is the same server by itself; empty if it was not measured."""
 
 
 class Study(msgspec.Struct):
@@ -120,11 +126,13 @@ class Study(msgspec.Struct):
     app: str
     interface: str
     workers: int
+    """Processes that answer, of each contestant."""
     rounds: int
     """That were asked for; the lists are shorter if it was interrupted."""
     seconds: float
     """Of each load."""
     connections: list[int]
+    """Numbers of them for the closed loops."""
     requests: list[str]
     """What is asked for, in turn: "GET /x"."""
     through: str = ""
@@ -192,6 +200,7 @@ class Report(msgspec.Struct):
     began: str
     """ISO 8601, UTC, to the minute."""
     format: int = FORMAT
+    """Goes up when a reader of an older one could be misled."""
     generator: Generator | None = None
     study: Study | None = None
     scenarios: list[Scenario] = []

@@ -31,11 +31,12 @@ class Web:
     backend: str = "gunicorn"
     options: Mapping[str, str] | None = None
     more: Mapping[str, str | bool] | None = None
+    workers: int = WORKERS
 
     def toml(self, port: int, directory: str) -> str:
         """The whole file."""
         lines = ["[sockets.web]", f'bind = "127.0.0.1:{port}"', "", "[services.web]", f'app = "{self.app}"']
-        lines += [f'backend = "{self.backend}"', f"workers = {WORKERS}", f"app_dir = {json.dumps(directory)}"]
+        lines += [f'backend = "{self.backend}"', f"workers = {self.workers}", f"app_dir = {json.dumps(directory)}"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in (self.more or {}).items()]
         lines += ["", "[services.web.options]"] if self.options else []
         lines += [f"{key} = {json.dumps(value)}" for key, value in (self.options or {}).items()]
@@ -58,7 +59,16 @@ BACKENDS = {
     "gunicorn-eventlet": _gunicorn("eventlet"),
     "gunicorn-asgi": Web(app=ASGI),
     "uvicorn": Web(app=ASGI, backend="uvicorn"),
-    **{name: Web(backend=name) for name in ("waitress", "gevent", "cheroot", "bjoern", "werkzeug")},
+    "granian-wsgi": Web(backend="granian"),
+    "granian-asgi": Web(app=ASGI, backend="granian"),
+    "hypercorn-asgi": Web(app=ASGI, backend="hypercorn"),
+    "hypercorn-wsgi": Web(backend="hypercorn"),
+    "daphne": Web(app=ASGI, backend="daphne"),
+    "aiohttp": Web(app="trapeze_bench.hello_aiohttp:app", backend="aiohttp"),
+    **{
+        name: Web(backend=name)
+        for name in ("waitress", "gevent", "cheroot", "bjoern", "fastpysgi", "uwsgi", "tornado", "werkzeug")
+    },
     **{
         f"chaussette-{name}": _chaussette(name)
         for name in ("waitress", "wsgiref", "gevent", "geventwebsocket", "eventlet", "bjoern")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,7 @@ __all__ = [
 
 BENCH = Path(__file__).resolve().parent.parent
 """Where the servers run: `trapeze_bench.hello` is importable there."""
-APPS = BENCH / "apps"
+APPS = BENCH / "trapeze_bench" / "apps"
 """Apps that only a script here serves."""
 WORKERS = 4
 THREADS = 4
@@ -112,7 +112,8 @@ PAIRS = [(backend, OURS[backend], NATIVE[backend]) for backend in OURS]
 
 def environment(directory: str) -> dict[str, str]:
     """The same for every server: a runtime directory of its own, and the checkout where trapeze is not installed."""
-    env = {**os.environ, "TRAPEZE_RUNTIME_DIR": directory}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TRAPEZE_")}
+    env["TRAPEZE_RUNTIME_DIR"] = directory
     # Without it a checkout would be compiled anew at each start, and what pip has installed and compiled would not.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     path = [os.path.abspath(entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
@@ -137,6 +138,8 @@ class Running:
     left: list[int] = field(default_factory=list)
     """Processes that were still there after the stop."""
     stop_seconds: float = 0.0
+    patience: float = PATIENCE
+    """Seconds for a stop, until it is killed."""
 
     @property
     def pid(self) -> int:
@@ -158,7 +161,7 @@ class Running:
             self.check()
             try:
                 answer = wire.get(("127.0.0.1", self.port))
-            except wire.Refused:
+            except (wire.Refused, TimeoutError):  # the latter: it has bound and is not done, on a machine without time
                 time.sleep(POLL)
                 continue
             except ConnectionError as error:
@@ -190,14 +193,15 @@ class Running:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
         try:
-            self.popen.wait(PATIENCE)
+            self.popen.wait(self.patience)
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()
         self.stop_seconds = time.monotonic() - began
         self.left = [pid for pid, started in known.items() if procfs.alive(pid, started)]
         for pid in self.left:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was on its way out
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -210,14 +214,33 @@ def running(target: Target) -> Iterator[Running]:
 
 
 @contextmanager
-def started(name: str, argv: Sequence[str], cwd: str | None = None) -> Iterator[Running]:
-    """Run a command as a server; stop it at the end."""
-    with tempfile.TemporaryDirectory(prefix="trapeze-figures-") as directory:
+def started(
+    name: str,
+    argv: Sequence[str],
+    cwd: str | None = None,
+    directory: str | None = None,
+) -> Iterator[Running]:
+    """Run a command as a server; stop it at the end.
+
+    Args:
+        name: for messages.
+        argv: the command.
+        cwd: where it runs; default: where `trapeze_bench` is.
+        directory: its runtime directory, which stays; default: one of its own.
+    """
+    with ExitStack() as stack:
+        directory = directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="trapeze-figures-"))
         env = environment(directory)
         with open(os.path.join(directory, "output"), "wb") as output:
             began = time.monotonic()
             popen = subprocess.Popen(
-                argv, cwd=cwd or BENCH, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                argv,
+                cwd=cwd or BENCH,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # ^C of a terminal is for us to pass on
             )
         server = Running(name, popen, directory, began)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-__all__ = ["Answer", "Head", "Refused", "get", "head", "post"]
+__all__ = ["Answer", "Head", "Refused", "answer", "ask", "asked", "get", "head", "post"]
 
 
 class Refused(ConnectionError):
@@ -49,16 +49,46 @@ def post(address: tuple[str, int] | str, path: str, timeout: float) -> Answer:
     return _ask(address, f"POST {path} HTTP/1.1\r\nContent-Length: 0\r\n", timeout)
 
 
+def asked(address: tuple[str, int] | str, path: str = "/", timeout: float = 10.0) -> socket.socket:
+    """Ask on a new connection, as `get` does, without waiting for the answer: it is read by `answer`, or given up."""
+    return _sent(address, _whole(f"GET {path} HTTP/1.1\r\n"), timeout)
+
+
+def answer(sock: socket.socket, timeout: float = 10.0) -> Answer:
+    """Read the whole answer of a connection from `asked`, and close it. Arguments and errors as those of `get`."""
+    with sock:
+        sock.settimeout(timeout)
+        return _read(sock)
+
+
 def _ask(address: tuple[str, int] | str, start: str, timeout: float) -> Answer:
+    return ask(address, _whole(start), timeout)
+
+
+def ask(address: tuple[str, int] | str, data: bytes, timeout: float) -> Answer:
+    """Send a request, as it is, that has the server close the connection; otherwise as `get`."""
+    with _sent(address, data, timeout) as sock:
+        return _read(sock)
+
+
+def _whole(start: str) -> bytes:
+    return f"{start}Host: localhost\r\nConnection: close\r\n\r\n".encode()
+
+
+def _sent(address: tuple[str, int] | str, data: bytes, timeout: float) -> socket.socket:
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
         sock.settimeout(timeout)
         try:
             sock.connect(address)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise Refused(str(error)) from None
-        sock.sendall(f"{start}Host: localhost\r\nConnection: close\r\n\r\n".encode())
-        return _read(sock)
+        sock.sendall(data)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _read(sock: socket.socket) -> Answer:
@@ -73,7 +103,21 @@ def _read(sock: socket.socket) -> Answer:
         found = found or head(data)
     if found is None or (found.whole is not None and len(data) < found.whole):
         raise ConnectionResetError(f"an incomplete answer of {len(data)} bytes")
-    return Answer(found.status, data.partition(b"\r\n\r\n")[2])
+    start, _, body = data.partition(b"\r\n\r\n")
+    return Answer(found.status, _joined(body) if b"\r\ntransfer-encoding: chunked" in start.lower() else body)
+
+
+def _joined(chunks: bytes) -> bytes:
+    """The body without the sizes of its chunks."""
+    body = b""
+    while chunks:
+        size, _, rest = chunks.partition(b"\r\n")
+        length = int(size.partition(b";")[0] or b"0", 16)
+        if length == 0:
+            break
+        body += rest[:length]
+        chunks = rest[length + 2 :]
+    return body
 
 
 def head(data: bytes) -> Head | None:

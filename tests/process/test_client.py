@@ -143,8 +143,8 @@ web       RUNNING  1/1          2    0         30 MiB  AGO  1 of 1 ready
 redis     RUNNING  1/1          2    0         30 MiB  AGO  1 of 1 ready
   [0] #2  READY           4721                 30 MiB  AGO  ready
 
-SOCKET  ADDRESS         FD
-web     127.0.0.1:8000  7
+SOCKET  ADDRESS         FD  QUEUE      DROPPED
+web     127.0.0.1:8000  7   3 of 2048  5
 """,
         "",
     )

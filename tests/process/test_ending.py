@@ -61,6 +61,24 @@ def test_stop_timeout_is_followed_by_kill(site: Site) -> None:
     assert "killed by SIGKILL" in server.output
 
 
+def test_several_are_stopped_at_once(site: Site) -> None:
+    """Neither waits until the other has ended, which takes longer than anybody here waits."""
+    wire = site.wire()
+    sections = [
+        f"[services.{name}]\ncommand = {run_command('life.py', wire, name, 'ignore')}\nstop_timeout = 60\n"
+        for name in ("x", "y")
+    ]
+    server = site.up("\n".join(sections))
+    wire.lines(2)
+    server.ready()
+
+    assert server.ctl("stop", "x", "y", "--wait", "0.2").code == 4
+
+    assert sorted(wire.lines(2)) == ["x term", "y term"]
+    server.signal(signal.SIGQUIT)
+    assert server.wait() == 0
+
+
 @pytest.mark.parametrize("kill_group", [True, False])
 @pytest.mark.parametrize("how", ["child", "orphan"])
 def test_the_group_goes_with_its_leader(how: str, kill_group: bool, site: Site) -> None:

@@ -82,7 +82,7 @@ class FakeSupervisor:
             since=0.0,
             config="/srv/shop/trapeze.toml",
             services=[self._service(number, name) for number, name in enumerate(self.names)],
-            sockets=[SocketStatus(name="web", address="127.0.0.1:8000", fd=7)],
+            sockets=[SocketStatus(name="web", address="127.0.0.1:8000", fd=7, waiting=3, limit=2048, dropped=5)],
         )
 
     @staticmethod

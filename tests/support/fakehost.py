@@ -9,7 +9,7 @@ from trapeze.generation import Generation
 from trapeze.lifecycle import State
 from trapeze.prelude import ChildHandle, ForkListener, Launch, Listener
 from trapeze.process import Process
-from trapeze.scoreboard import Reading
+from trapeze.scoreboard import Reading, Waits
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket
 from trapeze.spec import ServiceSpec
@@ -51,6 +51,7 @@ class FakeBoard:
 
     def __init__(self) -> None:
         self.fd = 99
+        self.waits: int | None = None
         self.slots: dict[int, Reading] = {}
         self.closed = False
 
@@ -68,6 +69,9 @@ class FakeBoard:
 
     def read(self, slot: int) -> Reading:
         return self.slots[slot]
+
+    def waited(self, slot: int) -> Waits:
+        return Waits()
 
     def close(self) -> None:
         self.closed = True

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trapeze_backends.board import SIZE, Waits
 from trapeze_backends.proxied import DEFAULT, Trust, proxied, told
+
+WAITS = Waits(memoryview(bytearray(SIZE)))
 
 
 def environ_after(entries: list[str], peer: str, **headers: str) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     environ = {"REMOTE_ADDR": peer, "REMOTE_PORT": "5", "wsgi.url_scheme": "http", "HTTP_HOST": "own", **headers}
-    proxied(lambda environ, start: seen.update(environ), "wsgi", entries)(environ, None)
+    proxied(lambda environ, start: seen.update(environ), "wsgi", entries, WAITS)(environ, None)
     return seen
 
 
@@ -23,7 +27,7 @@ def scope_after(
     seen: dict[str, Any] = {}
     scheme = "ws" if kind == "websocket" else "http"
     scope = {"type": kind, "scheme": scheme, "client": client, "headers": [(b"host", b"own"), *headers]}
-    proxied(lambda scope, receive, send: seen.update(scope), "asgi", entries)(scope, None, None)
+    proxied(lambda scope, receive, send: seen.update(scope), "asgi", entries, WAITS)(scope, None, None)
     return seen
 
 
@@ -112,7 +116,7 @@ def test_scheme_of_websockets() -> None:
 
 def test_lifespan_passes() -> None:
     seen: list[Any] = []
-    proxied(lambda scope, receive, send: seen.append(scope), "asgi", DEFAULT)({"type": "lifespan"}, None, None)
+    proxied(lambda scope, receive, send: seen.append(scope), "asgi", DEFAULT, WAITS)({"type": "lifespan"}, None, None)
     assert seen == [{"type": "lifespan"}]
 
 
@@ -146,3 +150,19 @@ def test_told_to_servers_of_another_kind(peer: str, said: Any) -> None:
 def test_told_nothing() -> None:
     assert told(Trust(DEFAULT), "", "", "", "") == (None, "", "")
     assert told(Trust(DEFAULT), "", "nonsense", "gopher", "") == (None, "", "")
+
+
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+@pytest.mark.parametrize(("peer", "counted"), [("127.0.0.1", 1), ("203.0.113.9", 0)])
+def test_only_a_trusted_proxy_says_how_long_a_request_has_waited(interface: str, peer: str, counted: int) -> None:
+    waits = Waits(memoryview(bytearray(SIZE)))
+    app = proxied(lambda *arguments: None, interface, DEFAULT, waits)
+    said = f"t={time.time() - 0.25:.3f}"
+
+    if interface == "wsgi":
+        app({"REMOTE_ADDR": peer, "HTTP_X_REQUEST_START": said}, None)
+    else:
+        app({"type": "http", "client": (peer, 1), "headers": [(b"x-request-start", said.encode())]}, None, None)
+
+    assert waits.numbers[0] == counted
+    assert (waits.times[2] >= 0.249) is bool(counted)

@@ -10,8 +10,9 @@ import pytest
 from trapeze_backends.board import LOOK_AT_MEMORY, SIZE, Board, Limits
 from trapeze_backends.contract import Job, StartError
 from trapeze_backends.measured import Meter
+from trapeze_backends.queued import noted
 
-from trapeze.scoreboard import SLOT, Scoreboard
+from trapeze.scoreboard import SLOT, Scoreboard, Waits, together
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def table() -> Iterator[Scoreboard]:
 
 def board(table: Scoreboard, slot: int | None) -> Board:
     """The worker's side."""
-    return Board({"fd": os.dup(table.fd), "slot": slot})
+    return Board({"fd": os.dup(table.fd), "slot": slot, "waits": table.waits})
 
 
 def test_both_sides_agree_on_the_size() -> None:
@@ -93,6 +94,50 @@ def test_a_worker_cannot_take_the_memory_away(table: Scoreboard) -> None:
     os.ftruncate(control, 0)
     os.close(control)
     assert table.read(slot).beat == 0
+
+
+@pytest.mark.parametrize("number", [1, 17, 40])
+def test_waits_are_kept_apart(table: Scoreboard, number: int) -> None:
+    """Each worker's own, and nothing of them in what else it writes; an empty slot has none."""
+    slots = [table.allocate(id) for id in range(1, number + 2)]
+    slot, neighbour = slots[-2], slots[-1]
+    assert slot is not None and neighbour is not None
+    worker = board(table, slot)
+
+    for said in ("t=999.999", "t=999.990", "t=992"):
+        noted(said, worker.waits, 1000.0)
+    worker.beat(7.0)
+
+    found = table.waited(slot)
+    assert (found.requests, round(found.seconds, 3), found.longest) == (3, 8.011, 8.0)
+    assert found.quantile(0.5) == 2**-6 and found.quantile(1.0) == 8.0
+    assert table.read(slot).requests == 0 and table.read(slot).beat == 7.0
+    assert table.waited(neighbour) == Waits()
+    board(table, neighbour).waits.numbers[0] = 1
+    both = together([found, table.waited(neighbour), Waits()])
+    assert (both.requests, both.longest, sum(both.times)) == (4, 8.0, 3)
+    table.free(slot)
+    assert table.allocate(99) == slot and table.waited(slot) == Waits()
+
+
+def test_nothing_has_waited() -> None:
+    assert together([]) == Waits() and Waits().quantile(0.99) == 0.0
+
+
+def test_a_table_of_an_earlier_version(table: Scoreboard) -> None:
+    """It ends behind the first slots: workers keep to themselves what does not fit in."""
+    old = os.memfd_create("old")
+    os.ftruncate(old, table.waits or 0)
+    heir = Scoreboard(old)
+    slot = heir.allocate(1)
+    assert slot is not None and heir.waits is None
+
+    worker = Board({"fd": os.dup(heir.fd), "slot": slot})
+    noted("t=999", worker.waits, 1000.0)
+    worker.beat(5.0)
+
+    assert heir.read(slot).beat == 5.0 and heir.waited(slot) == Waits()
+    heir.close()
 
 
 def test_taken_over_from_the_supervisor_before(table: Scoreboard) -> None:

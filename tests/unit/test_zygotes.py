@@ -155,6 +155,24 @@ def test_rollback_forks_the_old_code_and_back() -> None:
     assert imports(host) == ["zygote.1 READY", "zygote.2 READY"]
 
 
+def test_rollback_begins_with_all_workers_at_once() -> None:
+    """A reload goes on one by one (the control): what is forked shares its memory, what is imported does not."""
+    host = FakeHost(shop(workers=4))
+    rise(host, 1)
+    host.service.adopt(host.make(shop(workers=4), 2))
+    host.go()
+    zygote(host, 2).listener.on_message(CLEAN)
+    host.go()
+    assert sum("STARTING" in state for state in host.states()) == 1
+    rise(host, 2)
+
+    host.service.rollback(host.service.generations[1])
+    host.go()
+
+    assert [state for state in host.states() if "STARTING" in state] == [f"{index}.1 STARTING" for index in range(4)]
+    assert sum(".2 READY" in state for state in host.states()) == 4, "and nobody has left yet"
+
+
 def test_rollback_in_the_middle_of_a_reload() -> None:
     """Back to what still serves."""
     host = FakeHost(shop())

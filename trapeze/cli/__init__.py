@@ -26,6 +26,7 @@ _VERBS = {
     "config": "settings",
     "schema": "settings",
     "backends": "backends",
+    "bench": "bench",
     "nginx": "nginx",
     "doctor": "doctor",
     "ls": "look",

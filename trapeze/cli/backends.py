@@ -65,7 +65,7 @@ def _rows(found: Sequence[Found]) -> Iterator[Sequence[str]]:
             ", ".join(field for field, how in each.fields.items() if how == "native") or "-",
             ", ".join(field for field, how in each.fields.items() if how == "no") or "-",
             str(len(each.lacks)) if each.lacks else "-",
-            "; ".join(each.notes),
+            "; ".join(note.removeprefix(f"{each.name} is not installed in {each.venv}, ") for note in each.notes),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -100,7 +100,7 @@ def start(services: tuple[str, ...], **how: Any) -> int:
 @order_options
 def stop(services: tuple[str, ...], **how: Any) -> int:
     """Stop services; `shutdown` stops everything and the supervisor."""
-    return _give(_some(services), "stop", {}, **how)
+    return _give(_some(services), "stop", {}, together=True, **how)
 
 
 @click.command()
@@ -130,26 +130,36 @@ def _give(
     verb: str,
     query: dict[str, object],
     *,
+    together: bool = False,
     wait: float,
     no_wait: bool,
     quiet: bool,
     as_json: bool,
     name: str | None,
 ) -> int:
-    """Give the order for one service after the other; the first failure ends it."""
+    """Give the order for one service after the other, and the first failure ends it; or for all of them at once."""
     client = Client(find(name))
     begun = time.monotonic()
     watch = _Progress(quiet)
-    left = wait
-    for service in services:
+
+    def give(service: str) -> dict[str, Any]:
+        left = None if no_wait else max(0.0, wait - (time.monotonic() - begun))
         try:
-            answer = client.write(service_path(service, verb), query, wait=None if no_wait else left, watch=watch)
+            return client.write(service_path(service, verb), query, wait=left, watch=watch)
         except TrapezeError as error:
             watch.trim(error)
             raise
+
+    for answer in _together(give, services) if together else map(give, services):
         _done(client, answer, begun, as_json)
-        left = max(0.0, wait - (time.monotonic() - begun))
     return 0
+
+
+def _together(give: Callable[[str], dict[str, Any]], services: Sequence[str]) -> Iterator[dict[str, Any]]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(services)) as pool:
+        yield from pool.map(give, services)
 
 
 def _done(client: Client, answer: dict[str, Any], begun: float, as_json: bool) -> None:

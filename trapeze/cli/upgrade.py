@@ -60,6 +60,7 @@ def _await(client: Client, coming: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TrapezeError: the old one, and why.
     """
+    client.get("/")  # for the status a stand-in may answer; this waits for whoever goes on
     snapshot = client.status()
     if snapshot.image >= coming["image"]:
         return {**coming, "pid": snapshot.pid, "revision": snapshot.revision, "message": "upgraded"}

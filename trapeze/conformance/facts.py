@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from trapeze.conformance.stage import Stage, expect
@@ -120,15 +121,20 @@ FORWARDED = {
 def proxies(stage: Stage) -> None:
     """Who is believed, and who is not."""
     door = stage.door()
-    stage.start(door, trusted_proxies=["127.0.0.1"])
+    worker = stage.start(door, trusted_proxies=["127.0.0.1"])
     with stage.check("a trusted proxy is believed"):
         facts = ask(door, **FORWARDED)
         seen = (facts.client, facts.scheme, facts.header("host"))
         expect(seen == ("203.0.113.9", "https", ["shop.example"]), f"client, scheme and host are {seen}")
+    with stage.check("how long a request has waited is noted"):
+        ask(door, X_Request_Start=f"t={time.time() - 2:.3f}")
+        waited = worker.waited()
+        expect(waited.requests == 1 and 2 <= waited.longest < 60, f"noted is {waited}")
     other = stage.door()
-    stage.start(other, trusted_proxies=["192.0.2.1"])
+    worker = stage.start(other, trusted_proxies=["192.0.2.1"])
     with stage.check("nobody else is"):
-        facts = ask(other, **FORWARDED)
+        facts = ask(other, **FORWARDED, X_Request_Start=f"t={time.time() - 2:.3f}")
+        expect(not worker.waited().requests, "a stranger has said how long a request has waited")
         expect(facts.scheme == "http", f"the scheme is {facts.scheme}")
         expect(facts.header("host") == ["example.com"], f"the host is {facts.header('host')}")
         expect(facts.client in ("127.0.0.1", ""), f"the client is said to be {facts.client!r}")

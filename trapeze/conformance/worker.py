@@ -16,7 +16,7 @@ from typing import Any
 from trapeze.boot import boot_words
 from trapeze.conformance.wire import Connection
 from trapeze.prelude import DUMP_SIGNAL, open_job, worker_package
-from trapeze.scoreboard import Reading, Scoreboard
+from trapeze.scoreboard import Reading, Scoreboard, Waits
 
 __all__ = ["GRACE", "PATIENCE", "Door", "Failure", "Worker"]
 
@@ -119,7 +119,7 @@ class Worker:
             "workers": 2,
             "stop_timeout": PATIENCE,
             "drain_grace": GRACE,
-            "board": {"fd": self.board.fd, "slot": self._slot, "full": False},
+            "board": {"fd": self.board.fd, "slot": self._slot, "waits": self.board.waits, "full": False},
             "dump_signal": int(DUMP_SIGNAL),
             **fields,
         }
@@ -197,6 +197,11 @@ class Worker:
         """What stands in its slot of the scoreboard."""
         assert self._slot is not None
         return self.board.read(self._slot)
+
+    def waited(self) -> Waits:
+        """What it has noted of how long requests had waited."""
+        assert self._slot is not None
+        return self.board.waited(self._slot)
 
     def _last_words(self) -> str:
         lines = self.output.strip().splitlines()[-1:]

@@ -1,0 +1,5 @@
+"""The views of `shop`: imported when they are first needed."""
+
+from __future__ import annotations
+
+VERSION = "1"
