@@ -31,6 +31,7 @@ from trapeze.lifecycle import TABLE, Effect, Event, State  # noqa: E402
 from trapeze.problems import members  # noqa: E402
 from trapeze.routes import ROUTES  # noqa: E402
 from trapeze.spec import Config, ControlSpec, HealthSpec, RestartSpec, ServiceSpec, SocketSpec  # noqa: E402
+from trapeze.spec_nginx import NginxSpec  # noqa: E402
 from trapeze.status import Status  # noqa: E402
 
 __all__ = ["PAGES", "main", "pages"]
@@ -44,6 +45,7 @@ SECTIONS: Sequence[tuple[str, type[Struct]]] = (
     ("[services.NAME]", ServiceSpec),
     ("[services.NAME.restart]", RestartSpec),
     ("[services.NAME.health]", HealthSpec),
+    ("[nginx]", NginxSpec),
 )
 
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): ""}

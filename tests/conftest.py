@@ -93,10 +93,10 @@ def trapeze(run_dir: Path, audit: Audit) -> Iterator[Callable[..., Trapeze]]:
 
 @pytest.fixture
 def nginx(run_dir: Path) -> Iterator[Callable[..., Nginx]]:
-    """Real nginx in front of a Unix socket or an address: `nginx("unix:/path")`."""
+    """Real nginx in front of a Unix socket or an address: `nginx("unix:/path")`, or `nginx(site=...)`."""
     made: list[Nginx] = []
 
-    def make(upstream: str, **options: object) -> Nginx:
+    def make(upstream: str = "", **options: object) -> Nginx:
         made.append(Nginx(upstream, directory=run_dir / f"nginx{len(made)}", **options))  # type: ignore[arg-type]
         return made[-1].start()
 

@@ -39,6 +39,7 @@ def give_back(supervisor: Running, service: Service, failed: Generation) -> None
     supervisor.hold(resolved, held)
     _assert_sections(supervisor, service, before, held)
     supervisor.watch()
+    supervisor.fronting.refresh()
 
 
 def _is_shared(supervisor: Running, group: Sequence[ListenSocket], good: Generation) -> bool:
@@ -90,4 +91,5 @@ def roll_back(supervisor: Running, service: Service) -> int:
         services = {**config.services, name: generation.section}
         supervisor.hold(supervisor.resolved._replace(config=replace(config, services=services)), supervisor.sockets)
         supervisor.watch()
+        supervisor.fronting.refresh()
     return target

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from trapeze.addresses import Address, Tcp, parse
 from trapeze.addresses import problems as address_problems
+from trapeze.checks_nginx import check_nginx
 from trapeze.checks_service import check_service
 from trapeze.problems import Problems, did_you_mean, join
 from trapeze.spec import Config
@@ -32,6 +33,7 @@ def check(config: Config, problems: Problems) -> None:
             problems.add(join("services", name), reason, hint)
         check_service(name, spec, config, problems)
     _order(config, problems)
+    check_nginx(config, problems)
 
 
 def _sockets(config: Config, problems: Problems) -> None:

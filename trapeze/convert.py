@@ -11,11 +11,15 @@ from msgspec import Struct
 from trapeze.overlay import Tree, field_types
 from trapeze.problems import Problems, did_you_mean, explain, got, join, members
 from trapeze.spec import Config, ControlSpec, ServiceSpec, SocketSpec
+from trapeze.spec_nginx import NginxSpec
 
 __all__ = ["convert"]
 
 _FEW = 8
 """Sections with so few keys list them when nothing is near enough for "did you mean"."""
+
+_TABLES: dict[str, type[Struct]] = {"control": ControlSpec, "nginx": NginxSpec}
+"""Sections of which there is one."""
 
 _ELSEWHERE = {
     "autostart": "enabled",
@@ -61,8 +65,8 @@ def _config(tree: Tree, problems: Problems) -> Config:
             _field(given, "name", value, kinds["name"], "name", problems)
         elif not isinstance(value, Mapping):
             problems.add(key, f"expected a table, got {got(value)}", _table_hint(key))
-        elif key == "control":
-            given[key] = _struct(value, ControlSpec, key, problems)
+        elif key in _TABLES:
+            given[key] = _struct(value, _TABLES[key], key, problems)
         else:
             struct = SocketSpec if key == "sockets" else ServiceSpec
             given[key] = _named(value, struct, key, problems)
@@ -70,7 +74,7 @@ def _config(tree: Tree, problems: Problems) -> Config:
 
 
 def _table_hint(key: str) -> str:
-    return "write [control]" if key == "control" else f"write [{key}.NAME]"
+    return f"write [{key}]" if key in _TABLES else f"write [{key}.NAME]"
 
 
 def _named(tree: Mapping[str, Any], struct: type[Struct], path: str, problems: Problems) -> dict[str, Any]:

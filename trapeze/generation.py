@@ -99,8 +99,9 @@ class Generation(Struct, frozen=True, kw_only=True):
         listens: Mapping[str, SocketSpec] | None = None,
         terminal: bool = False,
         nofile: tuple[int, int] | None = None,
+        generated: str = "",
     ) -> Generation:
-        """Resolve what the spec names on this machine."""
+        """Resolve what the spec names on this machine. `generated`: the path that {generated:nginx} stands for."""
         section = spec
         if spec.watch and isinstance(spec.restart, str):
             # Somebody is typing: a broken file is said at once, and tried again soon.
@@ -109,6 +110,8 @@ class Generation(Struct, frozen=True, kw_only=True):
         uid, gid, groups = identity(spec)
         env = service_environment(spec, directory, os.environ)
         env |= {"TRAPEZE_SERVICE": name, "TRAPEZE_GENERATION": str(number)}
+        if generated:
+            env[_GENERATED] = generated
         listening = [socket for wanted in spec.sockets for socket in sockets[wanted]]
         return cls(
             number=number,
@@ -307,7 +310,7 @@ def _pinned(spec: ServiceSpec, directory: str) -> tuple[ServiceSpec, str]:
 
 
 _SIMPLE = re.compile(r"[^;&|<>(){}`\n]*")
-_PLACEHOLDER = re.compile(r"\{(?:index|env:\w+|fd:[\w.:-]+)\}")
+_PLACEHOLDER = re.compile(r"\{(?:index|env:\w+|fd:[\w.:-]+|generated:nginx)\}")
 _SHELL_WORDS = frozenset({"!", ".", "[", "case", "cd", "eval", "exec", "export", "for", "if", "set", "test", "time"})
 _SHELL_WORDS |= {"trap", "ulimit", "umask", "until", "while"}
 
@@ -326,9 +329,12 @@ def _exec(command: str) -> str:
     return f"exec {command}"
 
 
-_HOLE = re.compile(r"\{(index|env:([A-Za-z_][A-Za-z0-9_]*))\}")
+_HOLE = re.compile(r"\{(index|generated:nginx|env:([A-Za-z_][A-Za-z0-9_]*))\}")
+_GENERATED = "TRAPEZE_GENERATED_NGINX"
+"""Variable with the path of the generated nginx.conf, for commands that name it."""
 
 
 def _filled(word: str, index: int, env: Mapping[str, str]) -> str:
-    """Replace {index} and {env:NAME}; every other brace is the program's own."""
-    return _HOLE.sub(lambda hole: env.get(hole[2], "") if hole[2] else str(index), word)
+    """Replace {index}, {generated:nginx} and {env:NAME}; every other brace is the program's own."""
+    known = {"index": str(index), "generated:nginx": env.get(_GENERATED, "")}
+    return _HOLE.sub(lambda hole: env.get(hole[2], "") if hole[2] else known[hole[1]], word)

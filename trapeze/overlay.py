@@ -18,15 +18,17 @@ from msgspec import Struct
 from trapeze.errors import Problem
 from trapeze.problems import Problems, did_you_mean, join, members
 from trapeze.spec import ControlSpec, ServiceSpec, SocketSpec
+from trapeze.spec_nginx import NginxSpec
 
 __all__ = ["PREFIXES", "Tree", "environment", "field_types", "lay"]
 
 Tree = dict[str, Any]
 
-PREFIXES = ("TRAPEZE_SERVICES__", "TRAPEZE_SOCKETS__", "TRAPEZE_CONTROL__")
+PREFIXES = ("TRAPEZE_SERVICES__", "TRAPEZE_SOCKETS__", "TRAPEZE_CONTROL__", "TRAPEZE_NGINX__")
 """Variables that begin so configure the supervisor; services do not get them."""
 
 _SECTIONS: dict[str, type[Struct]] = {"services": ServiceSpec, "sockets": SocketSpec}
+_SINGLE: dict[str, type[Struct]] = {"control": ControlSpec, "nginx": NginxSpec}
 _DEFINING = {"services": ("app", "command"), "sockets": ("bind",)}
 """Fields that make a new service or socket; the environment may add one by giving one of these."""
 
@@ -100,8 +102,8 @@ def environment(
         section, *parts = variable.removeprefix("TRAPEZE_").split("__")
         section = section.lower()
         reader = _Variable(origin, environ[variable], problems)
-        if section == "control":
-            small = reader.field("control", ControlSpec, parts)
+        if section in _SINGLE:
+            small = reader.field(section, _SINGLE[section], parts)
         else:
             small = reader.named(section, parts, known[section], new[section])
         if small:

@@ -174,8 +174,14 @@ def _elements(value: object, plain: list[Any]) -> list[Why]:
 
 
 def _entries(value: Mapping[Any, object], kind: Any) -> list[Why]:
-    plain = tuple(part for part in members(kind)[0] if isinstance(part, type))
-    return [
+    plain = tuple(part for each in members(kind)[0] if isinstance(part := get_origin(each) or each, type))
+    inner = [
+        Why(str(key), why.reason, why.hint)
+        for key, item in value.items()
+        if isinstance(item, list)
+        for why in _elements(item, members(kind)[0])
+    ]
+    return inner + [
         Why(str(key), f"expected {describe(kind)}, got {got(item)}")
         for key, item in value.items()
         if not isinstance(item, plain) or (isinstance(item, bool) and bool not in plain)

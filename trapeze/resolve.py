@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from trapeze.addresses import Unix, parse
+from trapeze.checks_nginx import fronted, is_generated
 from trapeze.problems import Problems, join
 from trapeze.spec import Config, ServiceSpec, SocketSpec
+from trapeze.spec_nginx import NginxSpec
 
 __all__ = ["absolute", "resolve", "split"]
 
@@ -37,6 +39,7 @@ def resolve(config: Config, directory: str, current: str, problems: Problems) ->
             name: _socket(spec, _Base(join("sockets", name), directory, current, problems))
             for name, spec in config.sockets.items()
         },
+        nginx=_nginx(config.nginx, _Base("nginx", directory, current, problems)),
         services={
             name: _service(name, spec, config, _Base(join("services", name), directory, current, problems))
             for name, spec in config.services.items()
@@ -52,6 +55,10 @@ class _Base:
         self.directory = directory
         self._current = current
         self._problems = problems
+
+    def given(self, field: str) -> bool:
+        """Did somebody say something of it, be it what is the default anyway?"""
+        return join(self.path, field) in self._problems.origins
 
     def __call__(self, field: str, value: str) -> str:
         flag = self._problems.origin(join(self.path, field)).startswith("flag")
@@ -79,6 +86,18 @@ def _address(text: str, base: _Base) -> str:
     return str(Unix(base("bind", address.path))) if isinstance(address, Unix) else text
 
 
+def _nginx(spec: NginxSpec, base: _Base) -> NginxSpec:
+    made: dict[str, Any] = {
+        field: {path: base(join(field, path), directory) for path, directory in getattr(spec, field).items()}
+        for field in ("static", "media")
+    }
+    for field in ("certificate", "certificate_key"):
+        if value := getattr(spec, field):
+            made[field] = base(field, value)
+    made["include"] = [base("include", file) for file in spec.includes]
+    return msgspec.structs.replace(spec, **made)
+
+
 def _service(name: str, spec: ServiceSpec, config: Config, base: _Base) -> ServiceSpec:
     made: dict[str, Any] = {"cwd": base("cwd", spec.cwd or ".") if spec.cwd else base.directory}
     for field in _PATHS:
@@ -100,4 +119,18 @@ def _service(name: str, spec: ServiceSpec, config: Config, base: _Base) -> Servi
     if isinstance(spec.command, str) and not spec.shell:
         with suppress(ValueError):  # `checks` has said so
             made["command"] = split(spec.command)
+    if is_generated(spec):
+        made |= _of_nginx(name, config, base)
     return msgspec.structs.replace(spec, **made)
+
+
+def _of_nginx(name: str, config: Config, base: _Base) -> dict[str, Any]:
+    """An nginx of ours comes after those whose requests it passes on and leaves before them; TERM would make it drop
+    what it is doing."""
+    made: dict[str, Any] = {}
+    if not base.given("stop_signal"):
+        made["stop_signal"] = "QUIT"
+    if not base.given("after"):
+        behind = {other: config.services[other] for other in fronted(config) if other in config.services}
+        made["after"] = [other for other, spec in behind.items() if spec.enabled and name not in spec.after]
+    return made

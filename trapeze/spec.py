@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from trapeze.spec_nginx import NginxSpec
+
 __all__ = ["Config", "ControlSpec", "HealthSpec", "RestartSpec", "ServiceSpec", "SocketSpec"]
 
 Seconds = Annotated[float, Meta(ge=0)]
@@ -98,7 +100,10 @@ class ServiceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = None
     command: Annotated[
         str | list[str] | None,
-        Meta(description="Program and arguments; {fd:SOCKET}, {index}, {env:NAME} are replaced. No shell."),
+        Meta(
+            description="Program and arguments, no shell; {fd:SOCKET}, {index}, {env:NAME}, {generated:nginx} are "
+            "replaced."
+        ),
     ] = None
     shell: Annotated[bool, Meta(description="Run `command` (a string) by /bin/sh -c.")] = False
     enabled: Annotated[bool, Meta(description="Start it with the supervisor; false: only when `start` asks.")] = True
@@ -311,5 +316,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = "trapeze"
     control: Annotated[ControlSpec, Meta(description="The control socket.")] = ControlSpec()
+    nginx: Annotated[NginxSpec, Meta(description="The nginx in front.")] = NginxSpec()
     sockets: Annotated[dict[str, SocketSpec], Meta(description="Listening sockets by name.")] = {}
     services: Annotated[dict[str, ServiceSpec], Meta(description="Web apps and side services by name.")] = {}

@@ -15,6 +15,7 @@ from trapeze.back import give_back, roll_back
 from trapeze.config import Resolved
 from trapeze.errors import TrapezeError, UnknownName
 from trapeze.events import Clock
+from trapeze.fronting import Fronting
 from trapeze.generation import Generation
 from trapeze.listenqueue import look
 from trapeze.machine import Machine
@@ -72,13 +73,20 @@ class Supervisor:
         """Called at the beginning of each reload, also of one that will be refused."""
         self._watches: dict[str, Watch] = {}
         self.machine.at_shutdown.append(self._close_watches)
+        self.fronting = Fronting(self)
+        """The nginx that is one of the services."""
         self.open: set[ListenSocket] = {held for group in self.sockets.values() for held in group}
         """All listening sockets we hold, also those that only an old generation uses."""
 
     # ---- starting and ending ----
 
     def begin(self) -> None:
-        """Create the services of the configuration and let them start."""
+        """Create the services of the configuration and let them start.
+
+        Raises:
+            TrapezeError: what a service is to read cannot be written.
+        """
+        self.fronting.begin()
         for name, spec in self.resolved.config.services.items():
             self.add(name)
             if spec.enabled:
@@ -129,6 +137,7 @@ class Supervisor:
             listens=self.resolved.config.sockets,
             terminal=self.terminal and spec.app is not None,
             nofile=self.nofile,
+            generated=self.fronting.path_for(spec),
         )
 
     def hold(self, resolved: Resolved, sockets: Mapping[str, Sequence[ListenSocket]]) -> None:
@@ -142,6 +151,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Close every listening socket: the last thing that happens."""
+        self.fronting.close()
         for held in self.open:
             held.close()
         self.open = set()
@@ -210,7 +220,9 @@ class Supervisor:
                 raise TrapezeError("everything is stopping: nothing is reloaded any more")
             touched = swap.apply()
             self.watch()
-            return self._ticket("reload", touched, who)
+            ticket = self._ticket("reload", touched, who)
+            swap.tell(ticket)
+            return ticket
 
     def rollback(self, name: str, who: str) -> Ticket:
         """Go back to the generation that served before, whose code is still in memory; the disk is not read.

@@ -11,8 +11,10 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from trapeze.checks_nginx import is_generated
 from trapeze.config import Resolved, diff
 from trapeze.errors import BindError, ConfigError, Problem, UnknownName
+from trapeze.fronting import Fronting
 from trapeze.generation import Generation
 from trapeze.limits import parse_signal
 from trapeze.machine import Machine
@@ -20,6 +22,7 @@ from trapeze.preflight import examine
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket, open_sockets, systemd_sockets
 from trapeze.spec import ServiceSpec
+from trapeze.status import Ticket
 from trapeze.verify import backend_problems
 
 __all__ = ["Running", "Swap"]
@@ -32,6 +35,7 @@ class Running(Protocol):
     sockets: dict[str, Sequence[ListenSocket]]
     open: set[ListenSocket]
     machine: Machine
+    fronting: Fronting
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -60,8 +64,13 @@ class Swap:
         sockets: Mapping[str, Sequence[ListenSocket]],
         rolling: Sequence[str],
         named: bool,
+        front: str | None = None,
     ) -> None:
+        """`front`: what is new to an nginx of ours, if anything is."""
         self._named = named
+        self._front = front
+        held = supervisor.sockets
+        self._moved = any(sockets[name] != held[name] for name in sockets if name in held)
         self._supervisor = supervisor
         self._resolved = resolved
         self._sockets = sockets
@@ -93,10 +102,11 @@ class Swap:
         try:
             for name in (*changes.sockets_added, *changes.sockets_changed):
                 fresh[name] = _opened(supervisor, resolved, name)
+            front = await supervisor.fronting.prepare(resolved, {**kept, **fresh}, names)
         except BaseException:
             _close_fresh(supervisor, fresh)
             raise
-        return cls(supervisor, resolved, {**kept, **fresh}, rolling, bool(names))
+        return cls(supervisor, resolved, {**kept, **fresh}, rolling, bool(names), front)
 
     def discard(self) -> None:
         """Close what was bound for it."""
@@ -124,6 +134,10 @@ class Swap:
         self._take_unused()
         touched = [*self._rolling, *changes.added]
         return [supervisor.services[name] for name in touched]
+
+    def tell(self, ticket: Ticket) -> None:
+        """Let an nginx of ours know, after `apply`; `ticket` is the reload's."""
+        self._supervisor.fronting.apply(self._front, self._rolling, self._moved, ticket)
 
     def _take_unused(self) -> None:
         """Sockets on which no service accepts wait for no new code."""
@@ -162,7 +176,8 @@ def _only(new: Resolved, old: Resolved, names: Sequence[str]) -> Resolved:
     services = {**old.config.services, **{name: new.config.services[name] for name in names}}
     needed = {socket for name in names for socket in new.config.services[name].sockets}
     sockets = {**old.config.sockets, **{name: new.config.sockets[name] for name in needed}}
-    return new._replace(config=replace(old.config, services=services, sockets=sockets))
+    nginx = new.config.nginx if any(is_generated(new.config.services[name]) for name in names) else old.config.nginx
+    return new._replace(config=replace(old.config, services=services, sockets=sockets, nginx=nginx))
 
 
 def _refuse_fixed(old: Resolved, new: Resolved) -> None:
@@ -188,6 +203,8 @@ def _rolling(supervisor: Running, resolved: Resolved, names: Sequence[str] | Non
     # Not those that are only still leaving: they are taken up anew.
     running = [name for name in resolved.config.services if name in supervisor.resolved.config.services]
     if names:
+        # An nginx of ours reads its file again: to replace it would refuse connections meanwhile.
+        names = [name for name in names if name in changed or not is_generated(resolved.config.services[name])]
         # And those that share a socket whose section changed: they would go on accepting where nobody comes any more.
         return [*names, *(name for name in running if name in changed and name not in names)]
     services = resolved.config.services

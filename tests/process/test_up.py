@@ -88,6 +88,38 @@ def test_stop_waits_for_each_before_the_next(site: Site) -> None:
     assert server.wait() == 0
 
 
+def test_stop_of_what_comes_after_a_web_service(site: Site) -> None:
+    """Such as a proxy: it stands in front of it, so it leaves first; what comes after that one, before it."""
+    wire, listener = site.wire(), site.tcp()
+    server = site.up(
+        f"""
+        [sockets.web]
+        bind = "{listener.bind}"
+        [services.web]
+        app = "web:wsgi"
+        app_dir = "{APPS}"
+        [services.proxy]
+        command = {life(wire, "proxy")}
+        after = ["web"]
+        [services.agent]
+        command = {life(wire, "agent")}
+        after = ["proxy"]
+        [services.other]
+        command = {life(wire, "other")}
+        """,
+        listeners=[listener],
+    ).ready()
+    wire.lines(3)
+
+    assert server.stop() == 0
+
+    ends = wire.rest()
+    assert sorted(ends) == ["agent stop", "other stop", "proxy stop"]
+    assert ends.index("agent stop") < ends.index("proxy stop") < ends.index("other stop")
+    said = server.output
+    assert said.index("proxy[0] pid") < said.index("web[0] pid") < said.index("other[0] pid")
+
+
 def test_comes_after_a_task(site: Site) -> None:
     wire, gate = site.wire(), site.gate()
     server = site.up(f"""

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,21 +34,25 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    upstream app {{
-        server {upstream};
-        {keepalive}
-    }}
-    server {{
-        listen {address};
-        location / {{
-            proxy_pass http://app;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_next_upstream off;
-        }}
+    include site.conf;
+}}
+"""
+
+SITE = """\
+upstream app {{
+    server {upstream};
+    {keepalive}
+}}
+server {{
+    listen {address};
+    location / {{
+        proxy_pass http://app;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_next_upstream off;
     }}
 }}
 """
@@ -64,9 +69,18 @@ def program(name: str) -> str:
 
 
 class Nginx:
-    """One nginx, one upstream; `keepalive` is the number of idle upstream connections it keeps (0: none)."""
+    """One nginx.
 
-    def __init__(self, upstream: str, *, directory: Path, keepalive: int = 0) -> None:
+    Args:
+        upstream: where it passes requests to.
+        directory: its own.
+        keepalive: idle upstream connections that it keeps; 0: none.
+        site: makes another text for its http block, of the address that it is to listen on.
+    """
+
+    def __init__(
+        self, upstream: str = "", *, directory: Path, keepalive: int = 0, site: Callable[[str], str] | None = None
+    ) -> None:
         self.directory = directory
         self.listener: Listener = listen_tcp()
         self.url = self.listener.url
@@ -77,11 +91,11 @@ class Nginx:
             CONFIG.format(
                 user="user root root;" if os.getuid() == 0 else "",
                 directory=directory,
-                upstream=upstream,
-                keepalive=f"keepalive {keepalive};" if keepalive else "",
-                address=self.listener.address,
             )
         )
+        kept = f"keepalive {keepalive};" if keepalive else ""
+        text = SITE.format(upstream=upstream, keepalive=kept, address=self.listener.address)
+        (directory / "site.conf").write_text(text if site is None else site(self.listener.address))
 
     def start(self) -> Self:
         """Start it; requests may be sent at once."""
@@ -98,6 +112,17 @@ class Nginx:
             )
         self.listener.sock.close()
         return self
+
+    @property
+    def pid(self) -> int:
+        """Of its master."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to its master."""
+        assert self._process is not None, "not started"
+        self._process.send_signal(signum)
 
     def get(self, path: str = "/", **options: Any) -> httpx.Response:
         """One request through nginx."""

@@ -22,6 +22,8 @@ from trapeze import config
 from trapeze.cli import cli
 from trapeze.errors import ConfigError
 from trapeze.lifecycle import TABLE
+from trapeze.nginx.site import Site, plan
+from trapeze.nginx.text import Facts, fragment
 from trapeze.spec import ServiceSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,6 +202,24 @@ def test_toml_loads(block: Block, tmp_path: Path) -> None:
 
     assert block.mark in ("", "wrong")
     assert bool(problems) == (block.mark == "wrong"), problems
+
+
+def test_nginx_blocks_are_what_is_generated(tmp_path: Path) -> None:
+    """Made of the first TOML block of their page; comments and empty lines apart, in this order."""
+    page = "docs/guide/nginx.md"
+    [source, *_] = [block for block in blocks("toml") if block.page == page]
+    file = tmp_path / "trapeze.toml"
+    file.write_text(source.text)
+    site = plan(config.load(str(file), environ={}).config)
+    assert isinstance(site, Site)
+    made = [line.strip() for line in fragment(site, Facts(version=(1, 22, 1)), "trapeze.toml").splitlines()]
+    made = [line for line in made if line and not line.startswith("#")]
+    shown = [block for block in blocks("nginx") if block.page == page]
+
+    assert len(shown) > 5
+    for block in shown:
+        lines = [line.strip() for line in block.text.splitlines()]
+        assert any(made[at : at + len(lines)] == lines for at in range(len(made))), str(block)
 
 
 def test_what_is_wrong_on_purpose_is_refused_in_these_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

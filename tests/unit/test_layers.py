@@ -21,16 +21,20 @@ BACKENDS = ROOT / "backends" / "trapeze_backends"
 # -- the table: from the ground up. A module may import its own group and those that MAY_IMPORT names. ----------------
 
 GROUPS: dict[str, set[str]] = {
-    "errors": {"trapeze", "errors"},
-    "spec": {"addresses", "limits", "readiness", "spec"},
+    "errors": {"trapeze", "errors", "nginx"},
+    "spec": {"addresses", "limits", "readiness", "spec", "spec_nginx"},
     "config": {
         "checks",
+        "checks_nginx",
         "checks_process",
         "checks_service",
         "checks_worker",
         "config",
         "convert",
         "envfile",
+        "nginx.site",
+        "nginx.text",
+        "nginx.whole",
         "overlay",
         "preflight",
         "problems",
@@ -39,6 +43,7 @@ GROUPS: dict[str, set[str]] = {
     },
     "decisions": {"lifecycle", "notify", "planner", "restart", "status"},
     "mechanisms": {
+        "access",
         "boot",
         "console",
         "doorman",
@@ -53,6 +58,7 @@ GROUPS: dict[str, set[str]] = {
         "lend",
         "listenqueue",
         "listensocket",
+        "nginx.tool",
         "output",
         "prelude",
         "probe",
@@ -75,6 +81,7 @@ GROUPS: dict[str, set[str]] = {
         "lastout",
         "ledger",
         "machine",
+        "nginx.generated",
         "orders",
         "probing",
         "process",
@@ -85,10 +92,21 @@ GROUPS: dict[str, set[str]] = {
         "vigil",
         "zygotes",
     },
-    "supervisor": {"back", "carry", "supervisor", "swap", "sweep", "watching"},
+    "supervisor": {"back", "carry", "fronting", "supervisor", "swap", "sweep", "watching"},
     "doors": {"calls", "control", "door", "routes", "settle", "signals", "upward"},
     "app": {"app", "early", "foreground", "outset", "resume", "saving", "takeover", "upgrade"},
-    "people": {"__main__", "client", "conformance", "conformance.*", "render", "successor", "watcher", "cli.*"},
+    "people": {
+        "__main__",
+        "client",
+        "conformance",
+        "conformance.*",
+        "doctor",
+        "doctor.*",
+        "render",
+        "successor",
+        "watcher",
+        "cli.*",
+    },
 }
 
 MAY_IMPORT: dict[str, set[str]] = {

@@ -27,6 +27,8 @@ _VERBS = {
     "schema": "settings",
     "backends": "backends",
     "bench": "bench",
+    "nginx": "nginx",
+    "doctor": "doctor",
     "ls": "look",
     "status": "look",
     "logs": "look",

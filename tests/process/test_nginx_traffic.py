@@ -1,0 +1,285 @@
+"""What `trapeze nginx` prints, read by a real nginx: every kind of request goes through it, and nothing is repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from tests.support.nginx import Nginx
+from tests.support.server import Listener, Trapeze, run
+from tests.support.site import APPS, Gate, Site, Wire
+from tests.support.wait import until
+
+Make = Callable[..., Nginx]
+
+
+class Front:
+    """An app behind an nginx that was told what `trapeze nginx` says."""
+
+    def __init__(
+        self,
+        site: Site,
+        nginx: Make,
+        backend: str,
+        options: str = "",
+        change: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        interface = "asgi" if backend == "uvicorn" else "wsgi"
+        self._change = change
+        self.wire: Wire = site.wire()
+        self.gate: Gate = site.gate()
+        self.counted = site.directory / "count"
+        self.counted.touch()
+        self.trapeze: Trapeze = site.up(f"""
+            [nginx]
+            sse = ["/events", "/endless"]
+            max_body = "64M"
+            [sockets.web]
+            bind = "unix:web.sock"
+            [services.web]
+            app = "front:{interface}"
+            app_dir = "{APPS}"
+            backend = "{backend}"
+            workers = 2
+            {options}
+            env = {{ TEST_COUNT = "{self.counted}", TEST_GATE = "{self.gate}", TEST_WIRE = "{self.wire}" }}
+            """)
+        self.trapeze.ready()
+        self.nginx: Nginx = nginx(site=self._text(site))
+        self.listener: Listener = self.nginx.listener
+
+    def _text(self, site: Site) -> Callable[[str], str]:
+        def made(address: str) -> str:
+            printed = self.trapeze.ctl("nginx", "-c", str(site.file), "--listen", address, "--test")
+            assert printed.code == 0, printed.err
+            return self._change(printed.out)
+
+        return made
+
+    def posts(self, path: str) -> int:
+        """So many times the app has seen a POST of this path."""
+        return sum(line.split()[0] == path for line in self.counted.read_text().splitlines())
+
+
+@pytest.fixture(params=["gunicorn", "uvicorn"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The server behind."""
+    return str(request.param)
+
+
+@pytest.fixture
+def front(site: Site, nginx: Make, backend: str) -> Front:
+    options = 'options = { worker_class = "gthread" }' if backend == "gunicorn" else ""
+    return Front(site, nginx, backend, options)
+
+
+def ask(front: Front, text: bytes) -> bytes:
+    """Send bytes as they are; all that comes back."""
+    host, port = front.listener.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as sock:
+        sock.sendall(text)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+def test_requests_of_every_kind(front: Front) -> None:
+    with front.listener.client() as client:
+        assert client.get("/").json()["connection"] == "", "the connection to the app is kept"
+        assert client.head("/").status_code == 200
+        big = b"0123456789abcdef" * (50 * 2**16)
+        answer = client.post("/echo", content=big).json()
+        assert answer == {"size": 50 * 2**20, "sum": hashlib.sha256(big).hexdigest()}
+        pieces = [b"piece %d\n" % number for number in range(2000)]
+        whole = b"".join(pieces)
+        assert client.post("/echo", content=iter(pieces)).json()["sum"] == hashlib.sha256(whole).hexdigest()
+        assert client.post("/echo", content=b"x" * (65 * 2**20)).status_code == 413
+        answer = client.post("/echo", content=b"later", headers={"Expect": "100-continue"})
+        assert answer.json()["size"] == 5
+    assert front.posts("/echo") == 3
+
+
+def test_a_client_that_lies_is_not_believed(front: Front) -> None:
+    """What it sends under the names that the app goes by is replaced or taken out."""
+    lies = {
+        "X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Port": "666", "X-Real-IP": "6.6.6.6", "Forwarded": "for=6.6.6.6", "Proxy": "http://evil.example",
+        "X-Forwarded-Ssl": "on", "X-Forwarded-Protocol": "ssl", "X-Forwarded-Prefix": "/evil",
+        "X-Forwarded-Scheme": "https", "X-Request-Start": "t=1", "Upgrade": "h2c",
+        "Connection": "Upgrade, HTTP2-Settings", "X_Forwarded_For": "6.6.6.6",
+    }  # fmt: skip
+
+    facts = front.listener.request("GET", "/", headers={**lies, "Host": "shop.example:8080"}).json()
+
+    assert (facts["client"], facts["scheme"], facts["host"]) == ("127.0.0.1", "http", "shop.example:8080")
+    start = facts["told"].pop("x-request-start")
+    assert facts["told"] == {
+        "x-forwarded-for": ["127.0.0.1"],
+        "x-forwarded-proto": ["http"],
+        "x-forwarded-host": ["shop.example:8080"],
+        "x-forwarded-port": [front.listener.address.split(":")[1]],
+        "x-real-ip": ["127.0.0.1"],
+    }
+    assert len(start) == 1 and float(start[0].removeprefix("t=")) > 1e9
+    absolute = ask(front, b"GET http://shop.example/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+    assert json.loads(absolute.rpartition(b"\r\n\r\n")[2])["host"] == "shop.example", "the host nginx has chosen by"
+
+
+def test_events_are_passed_on_at_once(front: Front) -> None:
+    """The second event is only sent when the client has had the first."""
+    with front.listener.client() as client, client.stream("GET", "/events") as answer:
+        lines = answer.iter_lines()
+        assert next(line for line in lines if line) == "data: 1"
+        front.gate.open()
+        assert next(line for line in lines if line) == "data: 2"
+
+
+def test_a_client_that_goes_away(front: Front) -> None:
+    """The app is told, so that it does not go on for nobody."""
+    with front.listener.client() as client, client.stream("GET", "/endless") as answer:
+        assert next(answer.iter_lines()) == "data: more"
+
+    assert front.wire.line() == "gone"
+    assert front.listener.get("/").status_code == 200
+
+
+def deadly_orders(front: Front) -> list[int]:
+    """Workers are killed in the middle of orders: how often each order was taken."""
+    with front.listener.client() as client:
+        for number in range(3):
+            assert client.post(f"/{number}").status_code == 200  # so that there are kept connections to be tried
+            assert client.post(f"/{number}/die").status_code == 502
+            until(lambda: len(front.trapeze.pids()) == 2, what="a new worker")
+    return [front.posts(f"/{number}/die") for number in range(3)]
+
+
+def test_nothing_that_counts_is_repeated_when_a_worker_dies(front: Front) -> None:
+    assert deadly_orders(front) == [1, 1, 1]
+
+
+def test_it_would_be_repeated_if_nginx_were_told_to(site: Site, nginx: Make) -> None:
+    """The control of the test above."""
+
+    def careless(text: str) -> str:
+        assert "proxy_next_upstream error;" in text
+        return text.replace("proxy_next_upstream error;", "proxy_next_upstream error non_idempotent;").replace(
+            "keepalive_timeout 500ms;", "keepalive_timeout 30s;"
+        )
+
+    assert max(deadly_orders(Front(site, nginx, "uvicorn", change=careless))) > 1
+
+
+def test_websocket(site: Site, nginx: Make) -> None:
+    """It and plain requests by the same location."""
+    front = Front(site, nginx, "uvicorn")
+    with connect(f"ws://{front.listener.address}/ws", open_timeout=20) as talk:
+        for word in ("one", "two"):
+            talk.send(word)
+            assert talk.recv(20) == word
+        assert front.listener.get("/").status_code == 200
+
+
+@contextlib.contextmanager
+def orders(front: Front, clients: int = 3) -> Iterator[list[tuple[str, int]]]:
+    """Clients that send one POST after the other, each to a path of its own; what each was answered."""
+    answered: list[tuple[str, int]] = []
+    over = threading.Event()
+
+    def one(name: int) -> None:
+        number = 0
+        with front.listener.client() as client:
+            while not over.is_set():
+                number += 1
+                try:
+                    status = client.post(f"/order/{name}/{number}", content=b"x" * 2000).status_code
+                except httpx.TransportError as error:
+                    # A connection that nginx closed between two requests says nothing of the app.
+                    status = 0 if isinstance(error, httpx.RemoteProtocolError) else 999
+                answered.append((f"/order/{name}/{number}", status))
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answered
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_reload_of_both_under_load(front: Front, backend: str) -> None:
+    """trapeze rolls and nginx takes up new workers at the same time: no 502, and each order was taken once."""
+    with orders(front) as answered:
+        until(lambda: len(answered) > 30, what="orders")
+        for number in (2, 3):
+            front.nginx.signal(signal.SIGHUP)
+            assert front.trapeze.ctl("reload", "-q").code == 0
+            assert front.trapeze.service()["generation"] == number
+        seen = len(answered)
+        until(lambda: len(answered) > seen + 30, what="orders after it")
+
+    bad = [each for each in answered if each[1] not in (0, 200)]
+    assert bad == []
+    taken = [line.split()[0] for line in front.counted.read_text().splitlines()]
+    assert len(taken) == len(set(taken)), "an order was taken twice"
+    assert {path for path, status in answered if status == 200} <= set(taken)
+
+
+def test_a_service_with_shorter_times_gets_a_shorter_pause(site: Site) -> None:
+    """The numbers of the file are those of the text; a whole check of the text by nginx, for TLS too."""
+    key, certificate = site.directory / "key.pem", site.directory / "cert.pem"
+    certify(key, certificate)
+    site.write(
+        "trapeze.toml",
+        f"""
+        [nginx]
+        server_name = "shop.example"
+        certificate = "{certificate}"
+        certificate_key = "{key}"
+        listen = ["8443", "[::1]:8443"]
+        peers = ["127.0.0.2:8000"]
+        static = {{ "/static/" = "static files" }}
+        [sockets.web]
+        bind = "127.0.0.1:8000"
+        [services.web]
+        app = "front:wsgi"
+        keepalive = 3
+        drain_grace = 10
+        request_timeout = 20
+        """,
+    )
+    printed = run("nginx", "-c", str(site.file), "--test")
+
+    assert printed.code == 0, printed.err
+    for line in ("keepalive_timeout 2s;", "proxy_read_timeout 25s;", "server 127.0.0.2:8000 max_fails=3",
+                 "return 301 https://$host$request_uri;", f'alias "{site.directory}/static files/";'):  # fmt: skip
+        assert line in printed.out
+
+
+def certify(key: Path, certificate: Path) -> None:
+    """A certificate that nobody trusts."""
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=shop.example",
+    ]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)

@@ -1,0 +1,241 @@
+"""From a configuration to what nginx has to be told, as plain data. Pure: nothing is looked up here.
+
+The one rule behind the numbers: whoever is behind never closes a connection first. nginx drops an idle one to the app
+before the app would, be it in the middle of the day (`keepalive`) or while a worker leaves (`drain_grace`), so that no
+request is ever sent into a connection that is about to close.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from msgspec import Struct
+
+from trapeze.addresses import Abstract, Tcp, Unix, parse
+from trapeze.checks_nginx import routes_of
+from trapeze.errors import Problem
+from trapeze.limits import parse_size
+from trapeze.spec import Config, ServiceSpec
+
+__all__ = ["Host", "Location", "Site", "Upstream", "plan"]
+
+MOST = 5.0
+"""Seconds that nginx keeps an idle connection to the app, unless the app keeps it shorter."""
+_READ = 60.0
+"""Seconds that nginx waits for the app, unless the app may take longer: its own default."""
+_AFTER = 5.0
+"""Seconds longer than `request_timeout` that nginx waits, so that the worker's end is what the log tells of."""
+
+_KEEPS: Mapping[str, tuple[str, float]] = {
+    "gunicorn": ("keepalive", 2.0),
+    "uvicorn": ("timeout_keep_alive", 5.0),
+    "hypercorn": ("keep_alive_timeout", 5.0),
+    "waitress": ("channel_timeout", 120.0),
+    "cheroot": ("timeout", 10.0),
+    "granian": ("", 30.0),
+    "aiohttp": ("keepalive_timeout", 75.0),
+    "tornado": ("idle_connection_timeout", 3600.0),
+    "daphne": ("", 60.0),
+    "gevent": ("", math.inf),
+}
+"""Backend to the name of its own option, and its own default, of the time that an idle connection is kept."""
+_LEAST = 2.0
+"""The shortest of these: for `auto`, and for servers that nobody knows."""
+
+
+class Upstream(Struct, frozen=True, kw_only=True):
+    """Where the requests of a service go."""
+
+    name: str
+    service: str
+    servers: Sequence[str]
+    """As nginx writes them: `unix:/run/app.sock`, `127.0.0.1:8000`. The first is on this machine."""
+    keepalive: int
+    """Idle connections kept by each nginx worker; 0: none."""
+    idle_ms: int
+    """For so many milliseconds."""
+    why_idle: Sequence[str]
+    """What that follows from, in words."""
+    read: float
+    """Seconds that nginx waits for the app."""
+    why_read: str
+
+
+class Location(Struct, frozen=True, kw_only=True):
+    """One path: passed to an upstream, or read from a directory."""
+
+    path: str
+    upstream: Upstream | None = None
+    streams: bool = False
+    """Answers without an end: not buffered."""
+    directory: str = ""
+    media: bool = False
+    """The directory holds files of users."""
+
+
+class Host(Struct, frozen=True, kw_only=True):
+    """One server block."""
+
+    names: Sequence[str]
+    locations: Sequence[Location]
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """All of it."""
+
+    name: str
+    """Of the instance; upstreams and variables of nginx are named after it."""
+    hosts: Sequence[Host]
+    upstreams: Sequence[Upstream]
+    listens: Sequence[str]
+    """Empty: as is usual."""
+    certificate: str | None
+    certificate_key: str | None
+    body: int
+    """Bytes; 0: no limit."""
+    includes: Sequence[str]
+    spans: bool
+    """There are other machines."""
+
+    @property
+    def slug(self) -> str:
+        """The name as part of the name of a variable."""
+        return re.sub(r"\W", "_", self.name, flags=re.ASCII)
+
+
+def plan(
+    config: Config, services: Collection[str] = (), addresses: Mapping[str, Sequence[str]] | None = None
+) -> Site | list[Problem]:
+    """Return what nginx has to be told, or why that cannot be said.
+
+    Args:
+        config: checked and resolved.
+        services: only these; none: all that are fronted.
+        addresses: what the sockets are really bound to, by name, where that is known.
+    """
+    spec = config.nginx
+    routes = routes_of(config, services)
+    if isinstance(routes, Problem):
+        return [routes]
+    upstreams: dict[str, Upstream] = {}
+    for name in dict.fromkeys(routes.values()):
+        made = _upstream(name, config, addresses or {})
+        if isinstance(made, Problem):
+            return [made]
+        upstreams[name] = made
+    by_host: dict[str, dict[str, Upstream]] = {}
+    for route, name in routes.items():
+        host, slash, path = route.partition("/")
+        by_host.setdefault(host, {})[slash + path] = upstreams[name]
+    return Site(
+        name=config.name,
+        hosts=[
+            Host(names=[host] if host else spec.names, locations=_locations(config, paths))
+            for host, paths in by_host.items()
+        ],
+        upstreams=list(upstreams.values()),
+        listens=spec.listens,
+        certificate=spec.certificate,
+        certificate_key=spec.certificate_key,
+        body=parse_size(spec.max_body) if spec.max_body != 0 else 0,
+        includes=spec.includes,
+        spans=any(spec.peers_of(name) for name in upstreams),
+    )
+
+
+def _locations(config: Config, paths: Mapping[str, Upstream]) -> list[Location]:
+    spec = config.nginx
+    found = [
+        *(Location(path=path, directory=place.rstrip("/") + "/") for path, place in spec.static.items()),
+        *(Location(path=path, directory=place.rstrip("/") + "/", media=True) for path, place in spec.media.items()),
+    ]
+    for path in spec.sse:
+        nearest = max((prefix for prefix in paths if path.startswith(prefix)), key=len, default=None)
+        if nearest is not None:
+            found.append(Location(path=path, upstream=paths[nearest], streams=True))
+    streams = {each.path for each in found}
+    return [*found, *(Location(path=path, upstream=up) for path, up in paths.items() if path not in streams)]
+
+
+def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]]) -> Upstream | Problem:
+    spec = config.services[name]
+    here = _server(name, spec, config, addresses)
+    if isinstance(here, Problem):
+        return here
+    idle, why = _idle(name, spec)
+    read, why_read = _patience(name, spec)
+    slug = re.sub(r"[^\w.-]", "_", f"{config.name}_{name}", flags=re.ASCII)
+    return Upstream(
+        name=slug,
+        service=name,
+        servers=[here, *config.nginx.peers_of(name)],
+        keepalive=config.nginx.keepalive if idle > 0 else 0,
+        idle_ms=int(idle * 1000),
+        why_idle=why,
+        read=read,
+        why_read=why_read,
+    )
+
+
+def _server(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> str | Problem:
+    """One address of the service: a Unix socket rather than a port, since it costs less and has permissions."""
+    path = f"services.{name}.socket"
+    texts = [text for each in spec.sockets for text in known.get(each) or config.sockets[each].addresses]
+    found = [parse(text) for text in texts]
+    for address in found:
+        if isinstance(address, Unix):
+            return f"unix:{address.path}"
+    for address in found:
+        if isinstance(address, Tcp) and address.port:
+            everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+            return str(address._replace(host=everywhere.get(address.host, address.host)))
+    if any(isinstance(address, Abstract) for address in found):
+        return Problem(path, "nginx cannot connect to an abstract socket", "give it a path: unix:/run/NAME/web.sock")
+    shown = ", ".join(texts) or "nothing"
+    return Problem(path, f"{shown}: nobody can tell yet where that will be", "start trapeze, or write the address out")
+
+
+def _keeps(spec: ServiceSpec) -> tuple[float, str]:
+    """Seconds that the app keeps an idle connection, and who says so."""
+    if spec.keepalive is not None:
+        return spec.keepalive, "keepalive"
+    if spec.app is None:
+        return _LEAST, "a guess: a command says nothing of it"
+    option, default = _KEEPS.get(spec.backend, ("", _LEAST))
+    value = spec.options.get(option) if option else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value), f"options.{option}"
+    if spec.backend not in _KEEPS:
+        return _LEAST, "gunicorn's default, uvicorn's is longer"
+    return default, f"{spec.backend}'s default"
+
+
+def _idle(name: str, spec: ServiceSpec) -> tuple[float, list[str]]:
+    """Seconds that nginx may keep an idle connection, and why so short."""
+    keeps, says = _keeps(spec)
+    limits = [("keepalive", keeps, says)]
+    if spec.app is not None:
+        limits.append(("drain_grace", spec.drain_grace, "drain_grace"))
+    idle = min(MOST, *(_before(seconds) for _, seconds, _ in limits))
+    why = []
+    for field, seconds, said in limits:
+        if _before(seconds) < MOST:
+            what = "idle connections are kept" if field == "keepalive" else "a leaving worker keeps idle connections"
+            source = f" ({said})" if said != field else ""
+            why.append(f"{what} {seconds:g} s{source}; with {field} = 6 in [services.{name}] nginx could keep them 5 s")
+    return idle, why
+
+
+def _before(seconds: float) -> float:
+    """A time that is surely over when `seconds` are: a second less, or half of what is short."""
+    return seconds / 2 if seconds < 2 else seconds - 1
+
+
+def _patience(name: str, spec: ServiceSpec) -> tuple[float, str]:
+    if spec.request_timeout:
+        return spec.request_timeout + _AFTER, f"request_timeout of {name} is {spec.request_timeout:g} s"
+    if spec.stop_timeout > _READ:
+        return spec.stop_timeout, f"stop_timeout of {name}: so long may a request take in a worker that leaves"
+    return _READ, f"{name} has no request_timeout: nginx's own default"
