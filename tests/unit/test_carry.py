@@ -94,6 +94,7 @@ LEFT: dict[type, dict[str, str]] = {
         "_reloading": "free, or there is no upgrade",
         "at_reload": "said anew",
         "_watches": "begun anew",
+        "fronting": "where the file is follows from the name, and what it says stands in it",
     },
 }
 """Attributes that are not, and why."""
