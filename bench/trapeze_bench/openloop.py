@@ -70,11 +70,13 @@ class Result(NamedTuple):
     reused: int
     """Requests that went over a connection that had already served one."""
     late: float
-    """Seconds from due to sent, 99.9 of 100: of the client's own making."""
+    """Seconds from due to sent, 99.9 of 100: of the client's own making, unless all kept connections were in use."""
     cpu: float
     """Part of one processor that the client used."""
     exhausted: str = ""
     """What the client ran out of, if anything: then this is no measurement."""
+    behind: float = 0.0
+    """Seconds, 99 of 100, until the client even looked what was due: whatever the server did, it had no time itself."""
 
     @classmethod
     def read(cls, path: str) -> Self:
@@ -177,6 +179,7 @@ class Client:
         self.due: list[float] = []
         self.took: list[float] = []
         self.late: list[float] = []
+        self.behind: list[float] = []
         self.lost: list[tuple[float, str]] = []
         self.reused = 0
         self.wires: set[Wire] = set()
@@ -194,6 +197,7 @@ class Client:
         while not self.stopping:
             now = time.monotonic()
             while due <= now:
+                self.behind.append(now - due)
                 self._send(due)
                 due += self.random.uniform(0.5, 1.5) / self.plan.rate
             self._time_out(now)
@@ -286,8 +290,12 @@ async def main(plan: Plan) -> Result:
     began, used = time.monotonic(), time.process_time()
     await client.run()
     cpu = (time.process_time() - used) / (time.monotonic() - began)
-    late = sorted(client.late)[int(len(client.late) * 0.999)] if client.late else 0.0
-    return Result(client.due, client.took, client.lost, client.reused, late, cpu, client.exhausted)
+    late, behind = _part(client.late, 0.999), _part(client.behind, 0.99)
+    return Result(client.due, client.took, client.lost, client.reused, late, cpu, client.exhausted, behind)
+
+
+def _part(values: list[float], part: float) -> float:
+    return sorted(values)[int(len(values) * part)] if values else 0.0
 
 
 def run() -> None:

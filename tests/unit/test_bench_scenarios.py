@@ -92,13 +92,13 @@ def test_an_interrupt_passes_with_what_there_is() -> None:
     assert not caught.value.scenario.finished
 
 
-def outcome(requests: int, lost: int) -> Outcome:
+def outcome(requests: int, lost: int, late: float = 0.001) -> Outcome:
     """They began at 100 s; half of each on either kind of connection; the later, the slower."""
     due = [100.0 + number / 1000 for number in range(requests)]
     took = [0.001 + number / 1e6 for number in range(requests)]
     gone = [(100.0 + number / 1000, "closed" if number % 3 else "timed out") for number in range(lost)]
-    kinds = [Result(due[n::2], took[n::2], gone[n::2], 0, 0.0, 0.0) for n in (0, 1)]
-    return Outcome(100.0, *kinds)
+    fresh, kept = (Result(due[n::2], took[n::2], gone[n::2], 0, 0.0, 0.0, behind=late) for n in (0, 1))
+    return Outcome(100.0, fresh, kept)
 
 
 def test_a_timeline_has_all_that_were_lost_and_the_slowest() -> None:
@@ -124,8 +124,14 @@ def test_what_became_of_requests() -> None:
     assert len(found.lost("fresh")) == len(found.lost("kept")) == 5
     assert len(found.lost(since=100.0055)) == 4
     assert found.why() == "6 closed, 4 timed out"
+    assert found.note(since=100.0055) == "2 timed out, 2 closed"
     everything = sorted(found.fresh.took + found.kept.took)
     assert found.took(Period(100.0, 100.0095), Period(100.0985, 101.0)) == [*everything[:10], everything[-1]]
+
+
+def test_a_machine_that_has_no_time_is_told() -> None:
+    assert outcome(10, 0).note() == ""
+    assert outcome(10, 0, late=0.2).note() == "the load came up to 200 ms late: this machine had no time for it"
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -100,7 +100,7 @@ def _judged(
     ]
     verdict = ", ".join(filter(None, faults)) or "ok"
     timeline = outcome.timeline(setting.seed)
-    return Standing(stage.peer.name, cells, verdict, verdict == "ok", outcome.why(), timeline=timeline)
+    return Standing(stage.peer.name, cells, verdict, verdict == "ok", outcome.note(), timeline=timeline)
 
 
 def _state(capacity: int, workers: int, failures: list[str]) -> str:

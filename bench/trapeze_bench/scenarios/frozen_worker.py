@@ -69,7 +69,7 @@ def _act(peer: Peer, setting: Setting) -> Standing:
         verdict = f"replaced in {after:.0f} s" if after is not None else f"not replaced in {bound:g} s"
         verdict = verdict if stage.actor.lives else "down"
         timeline = outcome.timeline(setting.seed)
-        return Standing(peer.name, cells, verdict, replaced and stage.actor.lives, outcome.why(), timeline=timeline)
+        return Standing(peer.name, cells, verdict, replaced and stage.actor.lives, outcome.note(), timeline=timeline)
 
 
 def _replaced(stage: Stage, victim: int, born: int | None, bound: float) -> bool:

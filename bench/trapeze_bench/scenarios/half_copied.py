@@ -64,7 +64,7 @@ def _act(peer: Peer, setting: Setting) -> Standing:
     phases = [("views", views, capacity_views, killed), ("app", app, capacity_app, killed_app)]
     faults = [_fault(what, outcome, capacity, workers, dead) for what, outcome, capacity, dead in phases]
     verdict = ", ".join(filter(None, faults)) or "ok"
-    note = "; ".join(f"{what}: {outcome.why()}" for what, outcome, _, _ in phases if outcome.lost())
+    note = "; ".join(f"{what}: {found}" for what, outcome, _, _ in phases if (found := outcome.note()))
     return Standing(peer.name, cells, verdict, verdict == "ok", note, timeline=views.timeline(setting.seed))
 
 

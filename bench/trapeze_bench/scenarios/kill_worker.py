@@ -68,7 +68,7 @@ def _act(peer: Peer, setting: Setting) -> Standing:
         ]
         verdict = ", ".join(filter(None, faults)) or "ok"
         timeline = outcome.timeline(setting.seed)
-        return Standing(peer.name, cells, verdict, verdict == "ok", outcome.why(), timeline=timeline)
+        return Standing(peer.name, cells, verdict, verdict == "ok", outcome.note(), timeline=timeline)
 
 
 def _replaced(stage: Stage, before: set[int], began: float) -> float | None:

@@ -104,5 +104,5 @@ def _judged(
         f"stalls for {during[-1]:.1f} s" if stall > STALL else "",
     ]
     verdict = ", ".join(filter(None, faults)) or "ok"
-    note = "; ".join(filter(None, [outcome.why(since), f"{before} lost before any reload" if before else ""]))
+    note = "; ".join(filter(None, [outcome.note(since), f"{before} lost before any reload" if before else ""]))
     return Standing(stage.peer.name, cells, verdict, verdict == "ok", note, timeline=outcome.timeline(setting.seed))

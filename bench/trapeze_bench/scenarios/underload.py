@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from trapeze_bench.loads import KEPT, Load, Period, loaded, within
 from trapeze_bench.openloop import Plan, Result
 from trapeze_bench.results import Event, Timeline
+from trapeze_bench.targets import Failed
 
 __all__ = ["POINTS", "WARM", "Both", "Outcome", "under_load"]
 
@@ -19,6 +20,10 @@ WARM = 1.5
 """Seconds of load before anything is done."""
 POINTS = 5000
 """Answered requests of a timeline, at most: the slowest, and of the others as many by chance."""
+LATE = 0.1
+"""Seconds that the client was behind; more, and times and losses are partly those of the machine: the row says so."""
+TOO_LATE = 1.0
+"""Seconds; more than that, and nothing can be said of a server."""
 
 
 @dataclass
@@ -49,6 +54,12 @@ class Outcome:
         """What happened to those that were lost, the most frequent first."""
         found = Counter(why for _, why in self.lost(since=since)).most_common()
         return ", ".join(f"{number} {why}" for why, number in found[:4]) + (", ..." if len(found) > 4 else "")
+
+    def note(self, since: float = 0.0) -> str:
+        """For whoever reads the row: `why`, and whether it was the load that it was to be."""
+        late = max(self.fresh.behind, self.kept.behind)
+        busy = f"the load came up to {1000 * late:.0f} ms late: this machine had no time for it" if late > LATE else ""
+        return "; ".join(filter(None, [self.why(since), busy]))
 
     def timeline(self, seed: int = 1) -> Timeline:
         """All that were lost; of the others no more than POINTS."""
@@ -83,10 +94,16 @@ class Both:
         return now
 
     def stop(self) -> Outcome:
-        """Send no more, wait for what is under way."""
+        """Send no more, wait for what is under way.
+
+        Raises:
+            Failed: the load was not what it was to be.
+        """
         for load in self.loads:
             load.end()
         fresh, kept = (load.stop() for load in self.loads)
+        if (late := max(fresh.behind, kept.behind)) > TOO_LATE:
+            raise Failed(f"the load came up to {late:.0f} s late: this machine had no time for it")
         return Outcome(self.began, fresh, kept, self.events)
 
 
