@@ -96,7 +96,8 @@ class Chronicle:
         elif now is Status.RUNNING and self.suggests and (other := service.facts.faster):
             self.suggests = False
             which = f"{other} is installed too, and faster for most {service.facts.interface.upper()} apps"
-            self.note(f"{service.name}: {which}: try --backend {other}", service=service.name)
+            how = f"`trapeze bench {service.current.spec.app}` measures it, --backend {other} takes it"
+            self.note(f"{service.name}: {which}: {how}", service=service.name)
 
     @staticmethod
     def _where(service: Service, why: str) -> str:

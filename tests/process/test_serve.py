@@ -272,7 +272,8 @@ def test_a_faster_server_that_is_there_is_named_once(site: Site) -> None:
 
     server = site.serve("web:wsgi", listeners=[site.tcp()]).ready()
 
-    line = "web: granian is installed too, and faster for most WSGI apps: try --backend granian"
+    line = "web: granian is installed too, and faster for most WSGI apps: "
+    line += "`trapeze bench web:wsgi` measures it, --backend granian takes it"
     server.wait_output(re.escape(line))
     run("reload", "-q", env=server.env)
     assert server.stop() == 0
