@@ -236,21 +236,28 @@ class Client:
         *,
         endless: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
-        """Ask; `timeout` is for each step, but with `endless` only until the answer begins."""
-        connection = _UnixConnection(self.instance, timeout)
-        with _in_words(self.instance), contextlib.closing(connection):
-            connection.connect()
-            sock = connection.sock
-            if on_connect is not None:
-                on_connect(sock)
-            target = f"{path}?{urlencode(query, doseq=True)}" if query else path
-            with contextlib.suppress(BrokenPipeError):  # a door that is full answers before it was asked
-                connection.request(method, target)
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise _remote(_object(response.read()))
+        """Ask; `timeout` is for each step, but with `endless` only until the answer begins.
+
+        A stand-in (`doorman`) has done nothing of what it was asked, and says so when the new program is there: that
+        one is asked then.
+        """
+        target = f"{path}?{urlencode(query, doseq=True)}" if query else path
+        with _in_words(self.instance), contextlib.ExitStack() as stack:
+            while True:
+                connection = stack.enter_context(contextlib.closing(_UnixConnection(self.instance, timeout)))
+                connection.connect()
+                if on_connect is not None:
+                    on_connect(connection.sock)
+                with contextlib.suppress(BrokenPipeError):  # a door that is full answers before it was asked
+                    connection.request(method, target)
+                response = connection.getresponse()
+                if response.status < 400:
+                    break
+                error = _remote(_object(response.read()))
+                if error.code != "standing_in":
+                    raise error
             if endless:
-                sock.settimeout(None)
+                connection.sock.settimeout(None)
             yield response
 
 

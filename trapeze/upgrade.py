@@ -247,7 +247,7 @@ class Upgrade:
     def _stand_in(self) -> int:
         """Have somebody answer at the control door; returns what dismisses him. -1: then clients wait."""
         status = msgspec.structs.replace(self._supervisor.snapshot(), upgrading=True)
-        again = error_body(503, "upgrading", UPGRADING)
+        again = error_body(503, "standing_in", f"{UPGRADING}; nothing was done")
         try:
             return doorman.post(
                 self._parts.claimed.sock, door.whole(200, status), door.whole(503, again.value), self.door.admits

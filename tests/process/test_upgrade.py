@@ -247,18 +247,22 @@ def test_from_a_directory_that_was_deleted(site: Site, tcp: Callable[..., Listen
     assert server.stop() == 0
 
 
-def test_who_asks_meanwhile_waits(site: Site, held: dict[str, str], tcp: Callable[..., Listener]) -> None:
+def test_who_asks_meanwhile(site: Site, held: dict[str, str], tcp: Callable[..., Listener]) -> None:
+    """For the status by a stand-in, at once; orders wait, and are carried out by the new program."""
     app(site)
     server = site.serve("shop:wsgi", listeners=[tcp()], env=held).ready()
     asked: list[Result] = []
 
     with window(server, site):
-        thread = threading.Thread(target=lambda: asked.append(server.ctl("status", "--json")))
+        until(lambda: server.status()["upgrading"], what="the stand-in")
+        thread = threading.Thread(target=lambda: asked.append(server.ctl("scale", "web", "2")))
         thread.start()
+        assert server.ctl("status", "--json").json["image"] == 1
         assert version(server) == "one"  # and the site serves on
     thread.join(40)
 
-    assert asked[0].json["image"] == 2
+    assert asked[0].code == 0, asked
+    assert image(server) == 2 and server.service()["want"] == 2
 
 
 def test_a_half_line_stays_whole(site: Site, held: dict[str, str]) -> None:
