@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CLIENTS", "Door", "Supervisor", "serve"]
 
+FULL = "busy", "too many clients at the control socket"
 CLIENTS = 64
 """Connections at one time."""
 _PATIENCE = 1.0
@@ -41,7 +42,8 @@ class Door:
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._fd = -1
-        self._closed = False
+        self._closed: tuple[str, str] | None = None
+        """What is said to those who come too late."""
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept on the socket that `runtime.claim` has opened. It stays the caller's: `close` leaves it open."""
@@ -68,14 +70,14 @@ class Door:
 
     async def close(self, code: str = "stopping", why: str = "the supervisor is stopping") -> None:
         """Accept no more, end open streams, and answer 503 to those who wait. Returns within two seconds."""
-        self._closed = True
+        self._closed = code, why
         await self.stop_accepting()
         connections = tuple(self._connections)
         await asyncio.gather(*(connection.close(_PATIENCE, code, why) for connection in connections))
 
-    def opened(self, connection: Connection) -> bool:
+    def opened(self, connection: Connection) -> tuple[str, str] | None:
         self._connections.add(connection)
-        return len(self._connections) <= CLIENTS and not self._closed
+        return self._closed or (FULL if len(self._connections) > CLIENTS else None)
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -78,8 +78,8 @@ Handler = Callable[[Request], Awaitable[Reply]]
 class Owner(Protocol):
     """What a connection tells the one that opened the door."""
 
-    def opened(self, connection: Connection) -> bool:
-        """False: there are too many."""
+    def opened(self, connection: Connection) -> tuple[str, str] | None:
+        """Code and words with which it is refused; None: it is let in."""
         ...
 
     def closed(self, connection: Connection) -> None: ...
@@ -112,10 +112,11 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._writable.set()
         self._peer = Peer(*peer(_socket_of(transport)))
-        if self._owner.opened(self):
+        refused = self._owner.opened(self)
+        if refused is None:
             self._await_request()
         else:
-            self._refuse(503, "busy", "too many clients at the control socket")
+            self._refuse(503, *refused)
 
     def data_received(self, data: bytes) -> None:
         if self._http.our_state in (h11.ERROR, h11.MUST_CLOSE, h11.CLOSED):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.support.fakedoor import FakeDoor, Outcome, fake_door
 from tests.support.rawhttp import HOST, ask, call, receive, receive_until, status
 from tests.support.wait import until
 from trapeze import control, door
+from trapeze.spec import ControlSpec
 
 
 @pytest.fixture(name="fake")
@@ -148,3 +151,14 @@ def test_nothing_is_left_of_many_clients(fake: FakeDoor) -> None:
             sock.sendall([b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n", b"GET /", b"", b"junk\r\n\r\n"][number % 4])
 
     until(lambda: len(os.listdir("/proc/self/fd")) == before, what="all descriptors to be closed")
+
+
+def test_who_comes_too_late_is_told_why() -> None:
+    """A connection that was accepted as the door closed is not one too many: commands know what "stopping" means."""
+
+    async def main() -> None:
+        opened = control.Door(cast(Any, None), ControlSpec())
+        await opened.close("stopping", "the supervisor is stopping")
+        assert opened.opened(cast(Any, object())) == ("stopping", "the supervisor is stopping")
+
+    asyncio.run(main())
