@@ -2,7 +2,7 @@
 
 The process that was started is killed (by the kernel for want of memory, say). Four seconds later we look which of its
 workers still run, and whether the port still answers. Then the same is started again, with the same port and
-the same directories, and has ten seconds to answer with a worker of its own.
+the same directories, and has twenty seconds to answer with a worker of its own.
 
 It is fine if nothing is left and the new one answers. Workers that serve on without a master are not: nobody replaces
 them, a deploy does not reach them, and where the port is theirs a new start fails.
@@ -24,7 +24,7 @@ __all__ = ["COLUMNS", "run"]
 
 COLUMNS = {"workers left": "", "others left": "", "port answers": "", "new start": ""}
 AFTER = 4.0
-PATIENCE = 10.0
+PATIENCE = 20.0
 
 
 def run(setting: Setting) -> Scenario:
