@@ -43,7 +43,9 @@ class Watch:
             with http.client.HTTPResponse(sock) as answer:
                 answer.begin()
                 for line in answer:
-                    self.events.append(json.loads(line))
+                    event = json.loads(line)
+                    if "revision" in event:  # or it says why there are none: ask again
+                        self.events.append(event)
 
     def wait(self, wanted: Callable[[dict[str, Any]], bool], what: str, *, start: int = 0, timeout: float = 30) -> None:
         """Wait for a transition, from that number on."""
