@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import bjoern
@@ -28,16 +30,19 @@ from trapeze_backends.wsgi_common import adapt_app
 
 __all__ = ["run"]
 
+Beat = Callable[[int, int], object]
+"""Told of the requests that have begun and those that are at work."""
+
 
 def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     """Serve until the worker is asked to stop, then drain."""
     if len(sockets) > 1:
         _run_each(app, sockets, worker)
     else:
-        _run_one(app, sockets[0], worker)
+        _run_one(app, sockets[0], worker, worker.beat)
 
 
-def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
+def _run_one(app: Any, sock: socket.socket, worker: Worker, beat: Beat) -> None:
     calls = [0, 0]
     watched = _watched(adapt_app(app, sock, worker, tell=True, nameless=sock.family == socket.AF_INET6), calls)
     read, write = os.pipe()
@@ -46,7 +51,9 @@ def _run_one(app: Any, sock: socket.socket, worker: Worker) -> None:
         signal.signal(number, lambda signum, frame: None)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     interrupt = _Interrupt()
-    threading.Thread(target=_obey, args=(read, sock, worker, calls, interrupt), name="signals", daemon=True).start()
+    threading.Thread(
+        target=_obey, args=(read, sock, worker, calls, interrupt, beat), name="signals", daemon=True
+    ).start()
     bjoern.server_run(sock, watched)
 
 
@@ -98,7 +105,7 @@ def _watched(app: Any, calls: list[int]) -> Any:
     return watched
 
 
-def _wait(signals: int, worker: Worker, calls: list[int]) -> bytes:
+def _wait(signals: int, worker: Worker, calls: list[int], beat: Beat) -> bytes:
     """Wait for signals. Meanwhile beat, since bjoern's loop cannot: as long as the app is not stuck in one call."""
     poller = select.poll()
     poller.register(signals, select.POLLIN)
@@ -106,18 +113,20 @@ def _wait(signals: int, worker: Worker, calls: list[int]) -> bytes:
     while True:
         begun, ended = calls
         if begun == ended or begun != last:
-            worker.beat(begun, begun - ended)
+            beat(begun, begun - ended)
         last = begun
         if poller.poll(worker.pulse * 1000):
             return os.read(signals, 64)
 
 
-def _obey(signals: int, sock: socket.socket, worker: Worker, calls: list[int], interrupt: _Interrupt) -> None:
+def _obey(
+    signals: int, sock: socket.socket, worker: Worker, calls: list[int], interrupt: _Interrupt, beat: Beat
+) -> None:
     """Thread: wait for a signal to leave, then see the drain through."""
     interrupt.wait_for_loop()
     worker.ready()
     while not worker.stopping:
-        for number in _wait(signals, worker, calls):
+        for number in _wait(signals, worker, calls, beat):
             if number in worker.fast_signals:
                 worker.leave_now()
             elif number in worker.graceful_signals:
@@ -184,6 +193,7 @@ def _run_each(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     stop = worker.graceful_signals | worker.fast_signals
     signal.pthread_sigmask(signal.SIG_BLOCK, stop | {signal.SIGCHLD})
     parent = os.getpid()
+    hearts = _Hearts(len(sockets) + 1, worker)
     children = {}
     for position, sock in enumerate(sockets):
         pid = os.fork()
@@ -197,7 +207,7 @@ def _run_each(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
                 for other in sockets:
                     if other is not sock:
                         other.close()
-                _run_one(app, sock, worker)
+                _run_one(app, sock, worker, hearts.of(position))
                 status = 0
             finally:
                 os._exit(status)
@@ -205,16 +215,45 @@ def _run_each(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     worker.ready()
     for sock in sockets:
         sock.close()
-    failed = _wait_for(children, stop, worker)
+    failed = _wait_for(children, stop, worker, hearts)
     if failed:
         raise RuntimeError(f"the process of {failed} ended")
 
 
-def _wait_for(children: dict[int, int], stop: frozenset[int], worker: Worker) -> str:
+class _Hearts:
+    """When each of several processes has last gone round, in memory that they share. They are one worker: it beats as
+    long as all of them do, or one that hangs would not be found."""
+
+    def __init__(self, number: int, worker: Worker) -> None:
+        self._last: memoryview[float] = memoryview(mmap.mmap(-1, 8 * number)).cast("d")
+        self._worker = worker
+        for place in range(number):
+            self._last[place] = time.monotonic()
+
+    def note(self, place: int) -> bool:
+        """One goes round. Returns whether the others do."""
+        now = self._last[place] = time.monotonic()
+        return now - min(self._last) < 2 * self._worker.pulse
+
+    def of(self, place: int) -> Beat:
+        """Return what is to be called by one of them."""
+
+        def beat(begun: int, at_work: int) -> None:
+            if self.note(place):
+                self._worker.beat(begun, at_work)
+
+        return beat
+
+
+def _wait_for(children: dict[int, int], stop: frozenset[int], worker: Worker, hearts: _Hearts) -> str:
     """Pass signals on until no child is left; returns the address whose process ended unasked."""
     failed = ""
     while children:
-        number = signal.sigwaitinfo(stop | {signal.SIGCHLD}).si_signo
+        hearts.note(-1)
+        caught = signal.sigtimedwait(stop | {signal.SIGCHLD}, worker.pulse)
+        if caught is None:
+            continue
+        number = caught.si_signo
         if number in stop:
             worker.stop()
             forwarded = signal.SIGTERM if number in worker.graceful_signals else signal.SIGQUIT
