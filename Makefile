@@ -49,19 +49,9 @@ packages:
 .PHONY: develop
 develop: $(TEST_VENV)/.installed ## only set up the environment of the tests
 
-# The chaos tests load the whole machine, so that they go first and alone. Most others wait for processes: three at a time
-# are twice as fast on two processors, but then some get less of them than their limits of time allow for. What has failed
-# is run once more, alone, and has to pass there. (5: no test was chosen.)
-ALONE := -m chaos -o faulthandler_timeout=0
-SIDE_BY_SIDE := -m "not chaos" -n 3
-ONCE_MORE := --last-failed --last-failed-no-failures none
-
 .PHONY: test
 test: develop lint types ## everything: lint, format check, types, tests
-	@failed=0; \
-	$(BIN)/python -m pytest $(ALONE) $(ARGS) </dev/null || [ $$? = 5 ] || failed=1; \
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS) </dev/null || [ $$? = 5 ] || failed=1; \
-	[ $$failed = 0 ] || $(BIN)/python -m pytest $(ONCE_MORE) $(ARGS) </dev/null
+	@scripts/tests.sh $(BIN)/python $(ARGS)
 
 .PHONY: pytest
 pytest: develop ## only the tests: make pytest ARGS="tests/unit -x"
