@@ -42,9 +42,15 @@ def held(pid: int) -> Counter[str]:
 
 
 def settled(server: Trapeze) -> bool:
-    """Two workers, and nobody on the way."""
+    """Two workers, the heir of their zygote, which comes last, and nobody on the way."""
     service = server.service()
-    return service["ready"] == 2 and [each["state"] for each in service["processes"]] == ["READY", "READY"]
+    heirs = {each["generation"] for each in service["standby"] if each["role"] == "heir"}
+    states = [each["state"] for each in (*service["processes"], *service["standby"])]
+    return (
+        service["ready"] == 2 == len(service["processes"])
+        and set(states) == {"READY"}
+        and (service["generation"] in heirs)
+    )
 
 
 def one_round(server: Trapeze, step: str) -> None:
