@@ -76,15 +76,21 @@ def server(run_dir: Path, tcp: Callable[..., Listener], trapeze: Callable[..., T
     return made
 
 
+def standing_by(server: Trapeze) -> list[str]:
+    """What has been imported and does not serve."""
+    return [f"{each['role']}.{each['generation']} {each['state']}" for each in server.service()["standby"]]
+
+
 def test_nothing_piles_up(server: Trapeze) -> None:
-    before = held(server.pid)
+    before, there = held(server.pid), standing_by(server)
     rounds = STEPS * (ROUNDS // len(STEPS))
 
     for step in rounds:
         one_round(server, step)
 
     until(lambda: settled(server), what="two workers")
-    until(lambda: not held(server.pid) - before, timeout=15, what=f"no more than {before}, is {held(server.pid)}")
+    what = f"no more than {before} with {there}, is {held(server.pid)} with {standing_by(server)}"
+    until(lambda: not held(server.pid) - before, timeout=15, what=what)
 
 
 def connections(server: Trapeze) -> int:
