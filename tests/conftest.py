@@ -31,7 +31,8 @@ settings.load_profile("trapeze")
 
 # A shell without job control has what it starts with `&` ignore them, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+for _number in (signal.SIGQUIT, signal.SIGHUP):  # the latter is nohup's
+    signal.signal(_number, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -141,9 +141,10 @@ def _give(
     client = Client(find(name))
     begun = time.monotonic()
     watch = _Progress(quiet)
+    spent = 0.0
 
     def give(service: str) -> dict[str, Any]:
-        left = None if no_wait else max(0.0, wait - (time.monotonic() - begun))
+        left = None if no_wait else max(0.0, wait - spent)
         try:
             return client.write(service_path(service, verb), query, wait=left, watch=watch)
         except TrapezeError as error:
@@ -152,6 +153,7 @@ def _give(
 
     for answer in _together(give, services) if together else map(give, services):
         _done(client, answer, begun, as_json)
+        spent = time.monotonic() - begun
     return 0
 
 
