@@ -129,7 +129,7 @@ def proxies(stage: Stage) -> None:
     with stage.check("how long a request has waited is noted"):
         ask(door, X_Request_Start=f"t={time.time() - 2:.3f}")
         waited = worker.waited()
-        expect(waited.requests == 1 and 2 <= waited.longest < 60, f"noted is {waited}")
+        expect(waited.requests == 1 and 1.9 < waited.longest < 60, f"noted is {waited}")
     other = stage.door()
     worker = stage.start(other, trusted_proxies=["192.0.2.1"])
     with stage.check("nobody else is"):
