@@ -1,4 +1,4 @@
-"""What the chaos tests share: a mark, the fixtures of a world, and the reports at the end."""
+"""What the chaos tests share: the fixtures of a world, and the reports at the end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from tests.chaos.settings import LONG, REPORTS
 from tests.chaos.world import Makers
 from tests.support.nginx import Nginx
 from tests.support.server import Trapeze
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Announce the mark; `pytest -m 'not chaos'` leaves these tests out."""
-    config.addinivalue_line("markers", "chaos: load while everything happens; takes its time")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
