@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from trapeze_bench import procfs, wire
+from trapeze_bench.pairs import PAIRS
 from trapeze_bench.table import Figure, middle, pairwise, spread
-from trapeze_bench.targets import PAIRS, WORKERS, Failed, Running, Target, running
+from trapeze_bench.targets import WORKERS, Failed, Running, Target, running
 
 __all__ = ["Effort", "alternate", "duel", "kill", "start", "throughput"]
 

@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from trapeze_bench import procfs, wire
+from trapeze_bench.pairs import NATIVE, OURS
 from trapeze_bench.serving import Effort
 from trapeze_bench.table import Figure, spread
-from trapeze_bench.targets import NATIVE, OURS, Failed, Running, environment, program, running, started, until
+from trapeze_bench.targets import Failed, Running, environment, program, running, started, until
 
 __all__ = ["fleet", "idle"]
 

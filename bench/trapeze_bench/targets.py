@@ -21,9 +21,6 @@ from trapeze_bench.served import Served
 __all__ = [
     "APPS",
     "BENCH",
-    "NATIVE",
-    "OURS",
-    "PAIRS",
     "WORKERS",
     "Failed",
     "Running",
@@ -72,11 +69,6 @@ class Target:
     """From a port to a command line."""
 
 
-def _trapeze(app: str) -> Callable[[int], list[str]]:
-    words = ["serve", f"trapeze_bench.hello:{app}", "--workers", str(WORKERS), "--bind"]
-    return lambda port: [*program("trapeze"), *words, f"127.0.0.1:{port}"]
-
-
 def gunicorn(port: int, *words: str, app: str = "trapeze_bench.hello:wsgi") -> list[str]:
     """The command line of gunicorn run natively, as trapeze's backend runs it."""
     return gunicorn_words(Served(app, "wsgi", WORKERS), port, "gthread", THREADS, *words)
@@ -95,19 +87,6 @@ def _no_control_socket() -> list[str]:
     from importlib.metadata import version
 
     return ["--no-control-socket"] if int(version("gunicorn").split(".")[0]) >= 25 else []
-
-
-def _uvicorn(port: int) -> list[str]:
-    words = ["--workers", str(WORKERS), "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
-    return [*program("uvicorn"), *words, "trapeze_bench.hello:asgi"]
-
-
-OURS = {
-    "gunicorn": Target("trapeze+gunicorn", _trapeze("wsgi")),
-    "uvicorn": Target("trapeze+uvicorn", _trapeze("asgi")),
-}
-NATIVE = {"gunicorn": Target("gunicorn", gunicorn), "uvicorn": Target("uvicorn", _uvicorn)}
-PAIRS = [(backend, OURS[backend], NATIVE[backend]) for backend in OURS]
 
 
 def environment(directory: str) -> dict[str, str]:

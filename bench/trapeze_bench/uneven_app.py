@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from trapeze_bench import hello
+
 __all__ = ["SECONDS", "asgi", "wsgi"]
 
 SECONDS = 0.2
@@ -28,9 +30,7 @@ async def asgi(
 ) -> None:
     """ASGI."""
     if scope["type"] == "lifespan":
-        while (message := await receive())["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        await send({"type": message["type"] + ".complete"})
+        await hello.asgi(scope, receive, send)
         return
     if scope["path"] == "/slow":
         time.sleep(SECONDS)  # noqa: ASYNC251  (that is what is to be shown)
