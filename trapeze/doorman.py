@@ -15,9 +15,10 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable
+
+from trapeze.runtime import peer
 
 __all__ = ["AT_MOST", "Doorman", "post"]
 
@@ -29,7 +30,6 @@ HEAD = 16384
 """Bytes that a request may have."""
 PATIENCE = 1.0
 """Seconds for a client to take its answer."""
-_CREDENTIALS = struct.Struct("3i")
 
 
 def post(listener: socket.socket, status: bytes, again: bytes, admits: Callable[[int], bool]) -> int:
@@ -108,8 +108,7 @@ class Doorman:
             client, _ = self._listener.accept()
         except OSError:  # it has gone, or the new program was faster
             return
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if not self._admits(_CREDENTIALS.unpack(credentials)[1]):
+        if not self._admits(peer(client)[1]):
             client.close()
             return
         client.settimeout(PATIENCE)
