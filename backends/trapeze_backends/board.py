@@ -36,7 +36,20 @@ if TYPE_CHECKING:
 
     from trapeze_backends.contract import Job
 
-__all__ = ["FLAGS", "FULL", "IN_FLIGHT", "KNOWS_IN_FLIGHT", "LOOP", "OLDEST", "SIZE", "Board", "Limits", "Waits"]
+__all__ = [
+    "BUCKETS",
+    "FLAGS",
+    "FULL",
+    "IN_FLIGHT",
+    "KNOWS_IN_FLIGHT",
+    "LOOP",
+    "OLDEST",
+    "SIZE",
+    "Board",
+    "Limits",
+    "Waits",
+    "bucket",
+]
 
 SIZE = 256
 FULL = 1
@@ -48,8 +61,17 @@ LOOP = 4
 _BEAT, _REQUESTS, OLDEST, _GAP, _CLASSES, _TIMES = 1, 2, 4, 5, 6, 10
 IN_FLIGHT, FLAGS = 6, 7
 
+BUCKETS = 22
+FIRST = -15
+"""The first bucket is for less than 2 ** FIRST seconds."""
+
 LOOK_AT_MEMORY = 5.0
 """Seconds between two looks at the memory, at least."""
+
+
+def bucket(exponent: int) -> int:
+    """Return the place of a time among the buckets, by the binary exponent of its seconds (`math.frexp`)."""
+    return min(max(exponent - FIRST, 0), BUCKETS - 1)
 
 
 class Board:

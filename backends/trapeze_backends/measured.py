@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import frexp
 from time import monotonic
 
-from trapeze_backends.board import FLAGS, FULL, IN_FLIGHT, KNOWS_IN_FLIGHT, LOOP, OLDEST, Board
+from trapeze_backends.board import BUCKETS, FLAGS, FULL, IN_FLIGHT, KNOWS_IN_FLIGHT, LOOP, OLDEST, Board, bucket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Meter", "closing"]
 
-BUCKETS = 22
-FIRST = -15
-"""The first bucket is for less than 2 ** FIRST seconds."""
 CLASSES = {"1": 0, "2": 0, "3": 1, "4": 2, "5": 3}
 """The place of a response by the first digit of its status."""
 PLACES = (3, 0, 0, 1, 2, 3, 3, 3, 3, 3)
@@ -74,7 +71,7 @@ class Meter:
         for place, number in enumerate(self._exponents):
             if number:
                 exponent = place if place < 64 else place - 128
-                times[min(max(exponent - FIRST, 0), BUCKETS - 1)] += number
+                times[bucket(exponent)] += number
         in_flight = len(starts) + len(self._endless)
         board.show(self._begun[0] + sum(times) + in_flight, in_flight, self._classes, times)
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 from math import frexp
 from time import time
 
+from trapeze_backends.board import bucket
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trapeze_backends.board import Waits
 
 __all__ = ["noted", "waited"]
 
+TIMES = 3
+"""Where the buckets begin in the slot."""
 AT_MOST = 3600.0
 """Seconds. Whoever says that a request has waited for longer has another clock, or another unit."""
-BUCKETS = 22
-FIRST = -15
-"""The first bucket is for less than 2 ** FIRST seconds: those of the scoreboard's other times."""
 
 
 def waited(said: str, now: float) -> float | None:
@@ -50,11 +51,10 @@ def noted(said: str, waits: Waits, now: float | None = None) -> None:
     seconds = waited(said, time() if now is None else now)
     if seconds is None:
         return
-    bucket = min(max(frexp(seconds)[1] - FIRST, 0), BUCKETS - 1) if seconds else 0
+    place = TIMES + (bucket(frexp(seconds)[1]) if seconds else 0)
     numbers, times = waits.numbers, waits.times
     numbers[0] += 1
     times[1] += seconds
     if seconds > times[2]:
         times[2] = seconds
-    bucket += 3
-    numbers[bucket] += 1
+    numbers[place] += 1

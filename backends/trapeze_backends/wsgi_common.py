@@ -24,9 +24,15 @@ def host_and_port(sock: socket.socket) -> tuple[str, str]:
 
 
 def adapt_app(
-    app: Any, sock: socket.socket, worker: Worker, *, tell: bool = False, nameless: bool = False, heads: bool = False,
+    app: Any,
+    sock: socket.socket,
+    worker: Worker,
+    *,
+    tell: bool = False,
+    nameless: bool = False,
+    heads: bool = False,
     closes: bool = False,
-) -> Any:  # fmt: skip
+) -> Any:
     """Return `app` with what servers get wrong in the environ put right, and with endless answers that end.
 
     Args:
