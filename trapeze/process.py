@@ -156,6 +156,8 @@ class Process:
     def _carry_out(self, effect: Effect, now: float, extend: float) -> None:
         if effect is Effect.ACCEPTED:
             self.ready_at = now
+            if self.handle is not None:
+                self.handle.hurry()
         elif effect in (Effect.TERMINATE, Effect.AWAIT_EXIT):
             # An unlimited stop_timeout does not exist: 0 means "do not wait".
             self._deadlines[State.STOPPING] = now + self._timeouts.stop

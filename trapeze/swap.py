@@ -88,8 +88,9 @@ class Swap:
         loaded = load()
         resolved = _only(loaded, supervisor.resolved, names) if names else loaded
         problems = examine(resolved)
-        if not problems:
-            problems = await backend_problems(supervisor.machine.spawn, resolved, names)
+        unknown = _unknown(supervisor, resolved, names)
+        if not problems and unknown:
+            problems = await backend_problems(supervisor.machine.spawn, resolved, unknown)
         if problems:
             raise ConfigError(problems)
         if names:  # meanwhile another reload may have failed, and given back what it had brought
@@ -187,6 +188,19 @@ def _refuse_fixed(old: Resolved, new: Resolved) -> None:
     problems = [Problem(path, "cannot be changed by a reload", hint) for path, differs in fixed.items() if differs]
     if problems:
         raise ConfigError(problems)
+
+
+def _unknown(supervisor: Running, resolved: Resolved, names: Sequence[str] | None) -> list[str]:
+    """Services whose server has to be asked about its options. Not those that serve with the same ones: what has become
+    of the server since then, the new code finds out as it starts, and a reload needs the processor for that."""
+
+    def serves_so(name: str) -> bool:
+        service = supervisor.services.get(name)
+        if service is None or service.good is None:
+            return False
+        return service.generations[service.good].section == resolved.config.services[name]
+
+    return [name for name in names or resolved.config.services if not serves_so(name)]
 
 
 def _moved(resolved: Resolved, sockets: Sequence[str]) -> set[str]:

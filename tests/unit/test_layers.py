@@ -59,6 +59,7 @@ GROUPS: dict[str, set[str]] = {
         "listenqueue",
         "listensocket",
         "nginx.tool",
+        "niceness",
         "output",
         "prelude",
         "probe",
