@@ -79,7 +79,7 @@ class Process:
         self.held: list[ListenSocket] = []
         """Sockets whose queue has to be empty before it gets its stop signal; see `lastout`."""
         self.own: Sequence[ListenSocket] = ()
-        """Sockets that nobody else accepts on (`reuse_port`); ours are closed when it is to close its own."""
+        """Sockets that nobody else accepts on (`listen = "reuseport"`); ours are closed when it is to close its own."""
         self.error: tuple[str, str, str] | None = None
         """Message, traceback and hint of a worker that could not start."""
         self.overran: float | None = None

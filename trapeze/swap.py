@@ -21,7 +21,7 @@ from trapeze.machine import Machine
 from trapeze.preflight import examine
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket, open_sockets, systemd_sockets
-from trapeze.spec import ServiceSpec
+from trapeze.spec import ServiceSpec, SocketSpec
 from trapeze.status import Ticket
 from trapeze.verify import backend_problems
 
@@ -231,10 +231,14 @@ def _opened(supervisor: Running, resolved: Resolved, name: str) -> Sequence[List
     held = list(supervisor.open)  # also those that are only still draining: going back to them is no new bind
     before = supervisor.resolved.config.sockets.get(name)
     # With other permissions it is the same socket under another descriptor: nobody has them before the new code serves.
-    same_but_for_addresses = before is not None and replace(before, bind="") == replace(spec, bind="")
+    same_but_for_addresses = before is not None and _unplaced(before) == _unplaced(spec)
     systemd = systemd_sockets(os.environ, os.getpid())
     keep = held if same_but_for_addresses else ()
     return open_sockets(name, spec, systemd=systemd, replaces=held, keep=keep, later=True)
+
+
+def _unplaced(spec: SocketSpec) -> SocketSpec:
+    return replace(spec, bind="", slots=None)
 
 
 def _close_fresh(supervisor: Running, fresh: Mapping[str, Sequence[ListenSocket]]) -> None:

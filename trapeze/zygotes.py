@@ -193,7 +193,7 @@ class Zygotes:
                 self.again[generation.number] = host.now()
             return host.spawn(generation.launch_import(service.name, process.role), listener)
         process.own = generation.own_sockets()
-        launch = generation.with_own(process.own).launch(service.name, process.index)
+        launch = generation.for_worker(process.index, process.own).launch(service.name, process.index)
         launch = service.vigil.equip(process, generation, launch)
         source = self.ready(generation.number)
         if source is None or source.handle is None:
