@@ -50,11 +50,11 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     for _ in range(threads):
         tokens.put(None)
     wake = worker.wake_fd()
-    every: list[Calls] = []
+    every: list[_Calls] = []
     doors = []
     try:
         for sock, listener in zip(sockets, job.listeners, strict=True):
-            calls = Calls()
+            calls = _Calls()
             every.append(calls)
             serve = _server(_runner(app, sock, worker, calls, tokens), job.options.get("runtime_mode", "auto"))
             doors.append(Door(sock, listener.backlog, made, limited(worker, threads), serve, calls))
@@ -96,12 +96,12 @@ def _server(runner: Callable[[Any, Any], None], mode: str) -> Callable[[dict[str
 
 
 def _runner(
-    app: Any, sock: socket.socket, worker: Worker, calls: Calls, tokens: SimpleQueue[None]
+    app: Any, sock: socket.socket, worker: Worker, calls: _Calls, tokens: SimpleQueue[None]
 ) -> Callable[[Any, dict[str, Any]], None]:
     """Return what granian's threads call for each request."""
     facts = _facts(sock, worker)
     get, put = tokens.get, tokens.put
-    begin, end = calls.unanswered.add, calls.unanswered.discard
+    begin, end = calls.waiting.add, calls.waiting.discard
     enter, leave = calls.live.add, calls.live.discard
 
     def run(proto: Any, environ: dict[str, Any]) -> None:
@@ -131,6 +131,19 @@ def _runner(
             leave(number)
 
     return run
+
+
+class _Calls(Calls):
+    """With the numbers of those that wait for the beginning of their answer, as several threads see to it."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: set[int] = set()
+
+    def unanswered(self) -> list[int]:
+        return list(self.waiting)
 
 
 def _facts(sock: socket.socket, worker: Worker) -> dict[str, Any]:
