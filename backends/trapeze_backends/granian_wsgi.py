@@ -101,13 +101,12 @@ def _runner(
     """Return what granian's threads call for each request."""
     facts = _facts(sock, worker)
     get, put = tokens.get, tokens.put
-    begin, end = calls.waiting.add, calls.waiting.discard
-    enter, leave = calls.live.add, calls.live.discard
+    following, enter, leave = calls.next, calls.live.add, calls.live.discard
 
     def run(proto: Any, environ: dict[str, Any]) -> None:
-        number = calls.begun = calls.next()
-        enter(number)
-        begin(number)
+        answer = Answer()
+        answer.number = calls.begun = following()
+        enter(answer)
         get()  # with several worker objects there are several pools of threads
         try:
             environ.update(facts)
@@ -117,33 +116,27 @@ def _runner(
                 environ["wsgi.input"] = Input(environ["wsgi.input"])
             else:
                 environ["wsgi.input"] = io.BytesIO()
-            answer = Answer()
             result = app(environ, answer)
             if type(result) is list and len(result) == 1 and answer.status and not answer.written:
                 answer.send(proto, worker, environ, result[0])
             else:
-                _answer(result, answer, proto, worker, environ, lambda: end(number))
+                _answer(result, answer, proto, worker, environ)
         except BaseException:
             _failed(proto)
         finally:
             put(None)
-            end(number)
-            leave(number)
+            leave(answer)
 
     return run
 
 
 class _Calls(Calls):
-    """With the numbers of those that wait for the beginning of their answer, as several threads see to it."""
+    """In the app are these very answers."""
 
-    __slots__ = ("waiting",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting: set[int] = set()
+    __slots__ = ()
 
     def unanswered(self) -> list[int]:
-        return list(self.waiting)
+        return [answer.number for answer in list(self.live) if not answer.sent]
 
 
 def _facts(sock: socket.socket, worker: Worker) -> dict[str, Any]:
@@ -166,9 +159,10 @@ def _facts(sock: socket.socket, worker: Worker) -> dict[str, Any]:
 class Answer:
     """start_response, and what it was told."""
 
-    __slots__ = ("headers", "sent", "status", "written")
+    __slots__ = ("headers", "number", "sent", "status", "written")
 
     def __init__(self) -> None:
+        self.number = 0
         self.status = ""
         self.headers: list[tuple[str, str]] = []
         self.written: list[bytes] = []
@@ -203,9 +197,7 @@ class Answer:
         proto.response_bytes(*self.head(worker, environ), body)
 
 
-def _answer(
-    result: Any, answer: Answer, proto: Any, worker: Worker, environ: dict[str, Any], begun: Callable[[], None]
-) -> None:
+def _answer(result: Any, answer: Answer, proto: Any, worker: Worker, environ: dict[str, Any]) -> None:
     try:
         if isinstance(result, (list, tuple)) and answer.status:
             answer.send(proto, worker, environ, b"".join([*answer.written, *result]))
@@ -218,7 +210,6 @@ def _answer(
             answer.send(proto, worker, environ, b"".join(answer.written))
             return
         pieces.first = b"".join([*answer.written, first])
-        begun()
         proto.response_iter(*answer.head(worker, environ), pieces)
     finally:
         if hasattr(result, "close"):
