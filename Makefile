@@ -66,7 +66,7 @@ chaos: develop ## load on every backend while everything is done to it: make cha
 
 # The full run: make bench ARGS=--all has all scenarios. On a machine that does nothing else.
 .PHONY: bench
-bench: develop ## measure everything, about 20 minutes: bench/results/ and the tables of the README
+bench: develop ## measure everything, about 25 minutes: bench/results/ and the tables of the README
 	$(BIN)/python bench/publish.py $(ARGS) </dev/null
 
 .PHONY: lint

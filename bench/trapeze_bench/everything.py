@@ -29,7 +29,7 @@ from trapeze_bench.targets import BENCH
 __all__ = ["SHORT", "UNFINISHED", "BrokenOff", "Extent", "PartFailed", "measure", "settle", "staging", "words"]
 
 SHORT = (*STUDIES, "reload", "broken-deploy", "kill-worker", "kill-supervisor", "queue-at-stop")
-"""What is measured unless it is said otherwise: about twenty minutes. The others take as long again."""
+"""What is measured unless it is said otherwise: about 25 minutes on two cores. The others take as long again."""
 UNFINISHED = ".unfinished"
 """In the directory of the results."""
 APPS = {"wsgi": "hello", "asgi": "hello-asgi"}
