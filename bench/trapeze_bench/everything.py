@@ -65,15 +65,14 @@ class PartFailed(Exception):
     """A part could not be measured; it has said why."""
 
 
-def words(part: str, extent: Extent, path: Path) -> list[str]:
-    """What follows `trapeze bench`.
+def words(part: str, extent: Extent) -> list[str]:
+    """What follows `trapeze bench`; the JSON is printed.
 
     Args:
         part: one of `PARTS`.
         extent: how much.
-        path: of the JSON.
     """
-    end = [*(["--quick"] if extent.quick else []), "--json", str(path)]
+    end = [*(["--quick"] if extent.quick else []), "--json", "-"]
     if part not in STUDIES:
         return ["--scenario", part, "--seconds", str(extent.watched), *end]
     found = ["--app", APPS[part], "--native", "--workers", str(extent.workers)]
@@ -136,21 +135,21 @@ def measure(directory: Path, parts: Sequence[str], extent: Extent, say: Callable
 
 def _measured(part: str, extent: Extent, empty: Path, load: float) -> Report:
     path = empty / f"{part}.json"
-    code = _run([sys.executable, "-m", "trapeze", "bench", *words(part, extent, path)], empty)
+    code = _run([sys.executable, "-m", "trapeze", "bench", *words(part, extent)], empty, path)
     if code == BROKEN_OFF:
         raise BrokenOff(part)
-    if code or not path.exists():
+    if code:
         raise PartFailed(f"{part}: trapeze bench ended with exit code {code}")
     report = documents.loads(path.read_bytes())
     return thin(msgspec.structs.replace(report, machine=msgspec.structs.replace(report.machine, load=load)))
 
 
-def _run(argv: Sequence[str], cwd: Path) -> int:
+def _run(argv: Sequence[str], cwd: Path, out: Path) -> int:
     """Run it to its end. Ctrl-C is its own to end by; it is waited for, so that nothing is left running."""
     paths = [str(BENCH.parent), str(BENCH.parent / "backends"), str(BENCH), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    with _passed_on() as started:
-        popen = subprocess.Popen(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with _passed_on() as started, open(out, "wb") as stdout:
+        popen = subprocess.Popen(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout)
         started.append(popen)
         return popen.wait()
 

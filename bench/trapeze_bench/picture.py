@@ -6,6 +6,7 @@ either. No script, no font, nothing from anywhere. What is drawn is in the table
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -30,7 +31,7 @@ LEFT = EDGE + NAMES
 ROW = 22
 LINE = 14
 """Pixels from one line of a cell to the next."""
-LETTER = 6.3
+LETTER = 6.8
 """Pixels of a letter in a cell, at most."""
 STYLE = """
 .ground{fill:#fcfcfa;stroke:#e0e5e2}.ink{fill:#19201e}.soft{fill:#58625e}.ours{fill:#0b7066}.native{fill:#a9b1c2}
@@ -195,4 +196,5 @@ def _faults(found: Faults) -> _Placed:
 
 def _cell(standing: Standing | None, column: float) -> list[str]:
     mark = {True: "✓ ", False: "✕ ", None: ""}[standing.good if standing else None]
-    return textwrap.wrap(mark + fault(standing), max(int((column - 6) / LETTER), 8)) or [""]
+    words = re.sub(r"(?<=\d) (?=s\b)", "\N{NO-BREAK SPACE}", mark + fault(standing))
+    return textwrap.wrap(words, max(int(column / LETTER), 8)) or [""]

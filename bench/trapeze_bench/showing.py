@@ -16,6 +16,7 @@ from trapeze_bench.words import listed, rate, ratio, several, span
 
 __all__ = ["Faults", "Pace", "facts", "fault", "faults", "paces", "section", "shown_at", "studied"]
 
+OURS = "trapeze"
 LOST = ("lost", "failed", "no answer")
 """Columns of scenarios that begin like this count requests that were not answered."""
 FOLDER = "bench/results"
@@ -180,14 +181,26 @@ def _cell(standing: Standing | None) -> str:
 
 def _together(reports: Sequence[Report]) -> Iterator[str]:
     lines = [line.text for report in reports for line in headline(report) if line.kind == "bad"]
+    unknown = list(_unknown(reports))
     if lines:
         yield _list("Where trapeze loses something", lines)
-    else:
+    elif not unknown:
         yield "In none of these trapeze did anything that it should not."
+    if unknown:
+        yield f"Could not be measured: {listed(unknown, 9)}."
     missing = {each.name: each.missing for report in reports for one in report.scenarios for each in one.standings}
     names = [f"{name} (`{line}`)" for name, line in missing.items() if line]
     if names:
         yield f"Not installed, and not run: {listed(names, 9)}."
+
+
+def _unknown(reports: Sequence[Report]) -> Iterator[str]:
+    """Of trapeze, what has no verdict where others have one: nobody knows whether it would have been a good one."""
+    found = faults(reports)
+    for name, standings in found.rows:
+        for scenario, standing in zip(found.scenarios, standings, strict=True):
+            if name.startswith(OURS) and standing is not None and not _judged(standing):
+                yield f"{name} in {scenario}"
 
 
 def _against(report: Report, head: str, nothing: str) -> Iterator[str]:
@@ -197,7 +210,7 @@ def _against(report: Report, head: str, nothing: str) -> Iterator[str]:
     if bad:
         yield _list(head, bad)
     else:
-        yield f"{nothing} than the same server by itself, and every request was answered."
+        yield f"{nothing} than the same server by itself, and it answered every request."
     notes = [line.text for line in lines if line.kind == "note"]
     if notes:
         yield _list("What makes it less sure", notes)

@@ -23,10 +23,10 @@ HERE = Machine("Example 3000", 2, 1000, "6.1", "3.11", commit="0123abc", load=0.
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("quick", [False, True])
 def test_each_part_is_a_command_that_there_is(part: str, quick: bool) -> None:
-    found = words(part, Extent(quick=quick), Path("x.json"))
+    found = words(part, Extent(quick=quick))
 
     context = bench.make_context("bench", list(found))
-    assert context.params["json_file"] == "x.json" and context.params["quick"] == quick
+    assert context.params["json_file"] == "-" and context.params["quick"] == quick
     if part in SCENARIOS:
         assert context.params["scenarios"] == (part,)
     else:
@@ -64,8 +64,8 @@ class Ran(list[str]):
     def __init__(self) -> None:
         self.ends: dict[str, int] = {}
 
-    def run(self, argv: Sequence[str], cwd: Path) -> int:
-        path = Path(argv[-1])
+    def run(self, argv: Sequence[str], cwd: Path, path: Path) -> int:
+        assert argv[1:4] == ["-m", "trapeze", "bench"]
         if code := self.ends.get(path.stem):
             return code
         self.append(path.stem)
@@ -125,5 +125,5 @@ def test_a_signal_is_passed_on_and_the_end_is_awaited(tmp_path: Path, number: si
     )
     before = signal.getsignal(number)
 
-    assert everything._run([sys.executable, "-c", child], tmp_path) == 130
+    assert everything._run([sys.executable, "-c", child], tmp_path, tmp_path / "out") == 130
     assert signal.getsignal(number) is before

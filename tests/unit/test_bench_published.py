@@ -105,6 +105,14 @@ def test_where_it_loses_nothing_it_says_so() -> None:
     assert after_table(text, "|  | reload |") == "In none of these trapeze did anything that it should not."
 
 
+def test_what_could_not_be_measured_is_no_success() -> None:
+    rows = [Standing("trapeze+uvicorn", verdict="not measured"), Standing("uvicorn", {"lost": 0}, "ok", good=True)]
+    text = section(of(scenarios=(Scenario("reload", "?", {}, rows, finished=True),)))
+
+    assert after_table(text, "|  | reload |") == "Could not be measured: trapeze+uvicorn in reload."
+    assert "In none of these" not in text
+
+
 def test_what_makes_it_less_sure_is_said() -> None:
     reports = of(result("trapeze+granian", FAST), result("granian", CLOSE, role="native"))
     busy = msgspec.structs.replace(reports["wsgi"].machine, load=9.0)
@@ -196,6 +204,16 @@ def test_the_picture_has_a_ground_of_its_own_in_light_and_in_dark() -> None:
     for each in classes - {"title", "small"}:
         assert f".{each}{{" in light and f".{each}{{" in dark, each
     assert not re.search(r"(?:href|url\()", svg)
+
+
+def test_long_words_stay_in_their_column() -> None:
+    verdict = "every answer 500, not mended by a reload, stalls for 1.2 s"
+    rows = [Standing("trapeze+uvicorn", {"lost": 3}, verdict, good=False)]
+    scenarios = [Scenario(f"no-{number}", "?", {}, rows, finished=True) for number in range(7)]
+    said = [each for each in texts(picture(of(scenarios=tuple(scenarios)))) if each in verdict or "lost" in each]
+
+    assert max(map(len, said)) < 16
+    assert not any(each == "s" for each in said)
 
 
 def test_a_picture_of_one_part_alone() -> None:
