@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import sys
 import time
 
 from trapeze_backends.board import Board, Limits
 from trapeze_backends.contract import StartError
+from trapeze_backends.finish import end, leave
 from trapeze_backends.installed import faster
 from trapeze_backends.measured import Meter
 from trapeze_backends.orphan import let_go, socket_inode
@@ -123,19 +123,11 @@ class Worker:
 
     def leave_now(self, status: int = 0) -> NoReturn:
         """End the process, without waiting for requests or threads."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
-                continue
-        os._exit(status)
+        leave(status)
 
     def leave(self) -> NoReturn:
         """End the process as a program ends that has drained: for servers that do not return from `run`."""
-        import atexit
-
-        atexit._run_exitfuncs()
-        self.leave_now()
+        end(0, wait=False)
 
     def fail(self, error: StartError) -> NoReturn:
         """Report why it cannot start, and end: for servers that do not return from `run`."""

@@ -13,10 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from trapeze.addresses import Abstract, Tcp, Unix, parse
+from trapeze.addresses import Abstract, Address, Tcp, Unix, parse
 from trapeze.checks_nginx import routes_of
 from trapeze.errors import Problem
 from trapeze.limits import parse_size
+from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
 
 __all__ = ["Host", "Location", "Site", "Upstream", "plan"]
@@ -51,7 +52,9 @@ class Upstream(Struct, frozen=True, kw_only=True):
     name: str
     service: str
     servers: Sequence[str]
-    """As nginx writes them: `unix:/run/app.sock`, `127.0.0.1:8000`. The first is on this machine."""
+    """As nginx writes them: `unix:/run/app.sock`, `127.0.0.1:8000`. Those of this machine come first."""
+    slots: int
+    """The first so many are one worker's each; 0: the first is all workers'."""
     keepalive: int
     """Idle connections kept by each nginx worker; 0: none."""
     idle_ms: int
@@ -161,7 +164,7 @@ def _locations(config: Config, paths: Mapping[str, Upstream]) -> list[Location]:
 
 def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]]) -> Upstream | Problem:
     spec = config.services[name]
-    here = _server(name, spec, config, addresses)
+    here = _servers(name, spec, config, addresses)
     if isinstance(here, Problem):
         return here
     idle, why = _idle(name, spec)
@@ -170,7 +173,8 @@ def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]])
     return Upstream(
         name=slug,
         service=name,
-        servers=[here, *config.nginx.peers_of(name)],
+        servers=[*here, *config.nginx.peers_of(name)],
+        slots=len(here) if len(here) > 1 else 0,
         keepalive=config.nginx.keepalive if idle > 0 else 0,
         idle_ms=int(idle * 1000),
         why_idle=why,
@@ -179,22 +183,40 @@ def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]])
     )
 
 
-def _server(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> str | Problem:
-    """One address of the service: a Unix socket rather than a port, since it costs less and has permissions."""
-    path = f"services.{name}.socket"
-    texts = [text for each in spec.sockets for text in known.get(each) or config.sockets[each].addresses]
-    found = [parse(text) for text in texts]
-    for address in found:
-        if isinstance(address, Unix):
-            return f"unix:{address.path}"
-    for address in found:
-        if isinstance(address, Tcp) and address.port:
-            everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-            return str(address._replace(host=everywhere.get(address.host, address.host)))
+def _servers(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> list[str] | Problem:
+    """The address of the service, or those of its workers where each has its own: Unix sockets rather than ports, since
+    they cost less and have permissions."""
+    groups = [_addresses(each, config, known) for each in spec.sockets]
+    found = [address for group in groups for address in group]
+    for group, each in zip(groups, spec.sockets, strict=True):
+        slots = config.sockets[each].slots if config.sockets[each].listen == "per-worker" else 1
+        for kind in (Unix, Tcp):
+            written = [text for address in group if isinstance(address, kind) and (text := _written(address))]
+            if written:
+                return written[:slots]
     if any(isinstance(address, Abstract) for address in found):
-        return Problem(path, "nginx cannot connect to an abstract socket", "give it a path: unix:/run/NAME/web.sock")
-    shown = ", ".join(texts) or "nothing"
-    return Problem(path, f"{shown}: nobody can tell yet where that will be", "start trapeze, or write the address out")
+        reason, hint = "nginx cannot connect to an abstract socket", "give it a path: unix:/run/NAME/web.sock"
+    else:
+        shown = ", ".join(map(str, found)) or "nothing"
+        reason, hint = f"{shown}: nobody can tell yet where that will be", "start trapeze, or write the address out"
+    return Problem(f"services.{name}.socket", reason, hint)
+
+
+def _addresses(name: str, config: Config, known: Mapping[str, Sequence[str]]) -> list[Address]:
+    if known.get(name):
+        return [parse(text) for text in known[name]]
+    return [address for _, address in addresses_of(config.sockets[name])]
+
+
+def _written(address: Address) -> str:
+    """An address as nginx writes it; empty where it is not known yet."""
+    match address:
+        case Unix(path):
+            return f"unix:{path}"
+        case Tcp(host, port) if port:
+            everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+            return str(address._replace(host=everywhere.get(host, host)))
+    return ""
 
 
 def _keeps(spec: ServiceSpec) -> tuple[float, str]:

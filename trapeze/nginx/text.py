@@ -35,6 +35,13 @@ _IDLE = (
 )
 
 
+_SLOTS = (
+    "Each worker has an address of its own, and a request goes to the one that has the least to do; all processes of "
+    "nginx count together (zone). The address of a worker that died is still there, and its replacement answers. Only "
+    "those of workers that were scaled away are not, and are left alone for 5 s each time."
+)
+
+
 def fragment(site: Site, facts: Facts, source: str) -> str:
     """Return what belongs into nginx's `http` block: a file in conf.d/ or sites-enabled/.
 
@@ -91,7 +98,12 @@ def _maps(site: Site) -> Iterator[str]:
 def _upstream(upstream: Upstream, site: Site) -> Iterator[str]:
     here, *others = upstream.servers
     yield f"upstream {upstream.name} {{"
-    if others:
+    if upstream.slots and len(upstream.servers) == upstream.slots:
+        yield from indented(comment(_SLOTS))
+        yield f"    zone {upstream.name} 64k;"
+        yield "    least_conn;"
+        yield from (f"    server {server} max_fails=1 fail_timeout=5s;" for server in upstream.servers)
+    elif others:
         yield "    least_conn;  # to the machine that has the least to do"
         yield "    # Three failures within 10 s, and a machine is left alone for 10 s."
         yield from (f"    server {server} max_fails=3 fail_timeout=10s;" for server in upstream.servers)
