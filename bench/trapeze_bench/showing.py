@@ -212,6 +212,8 @@ def _against(report: Report, head: str, nothing: str) -> Iterator[str]:
     else:
         yield f"{nothing} than the same server by itself, and it answered every request."
     notes = [line.text for line in lines if line.kind == "note"]
+    others = [each for each in report.study.results if each.role != OURS] if report.study else []
+    notes += [f"{each.name} could not be measured: {each.failed}" for each in others if each.failed]
     if notes:
         yield _list("What makes it less sure", notes)
 

@@ -121,6 +121,12 @@ def test_what_makes_it_less_sure_is_said() -> None:
     assert "\n- others were at work when it began (load 9.0 on 2 cores)" in section(reports)
 
 
+def test_others_that_could_not_be_measured_are_named() -> None:
+    reports = of(result("trapeze+granian", FAST), Result("granian", "native", "granian", failed="round 1: no answer"))
+
+    assert "\n- granian could not be measured: round 1: no answer\n" in section(reports)
+
+
 def test_several_commits_are_all_named() -> None:
     reports = whole()
     other = msgspec.structs.replace(reports["reload"].machine, commit="fedcba98")
