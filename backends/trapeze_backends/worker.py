@@ -10,6 +10,7 @@ import time
 
 from trapeze_backends.board import Board, Limits
 from trapeze_backends.contract import StartError
+from trapeze_backends.fairshare import Share
 from trapeze_backends.installed import faster
 from trapeze_backends.measured import Meter
 from trapeze_backends.orphan import let_go, socket_inode
@@ -55,6 +56,8 @@ class Worker:
         self._board = Board(job.board)
         self.waits = self._board.waits
         """Where it is noted how long requests have waited."""
+        self.share = Share(self._board.crew)
+        """How many connections it has, by what its siblings have."""
         self._limits = Limits(job, time.monotonic())
         # Once more: a forked worker has another stderr than its zygote. Servers reset signals, but no real-time ones.
         register(job.dump_signal)
