@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ASLEEP", "PAUSE", "Share"]
+__all__ = ["ASLEEP", "PAUSE", "Share", "Turn"]
 
 PAUSE = 0.01
 """Seconds. Long enough for a sibling to be woken up on a busy machine, short beside what a client notices."""
@@ -127,3 +127,36 @@ class Share:
             return True
         del self._asleep[place]
         return False
+
+
+class Turn:
+    """Whose turn it is: for loops that ask each time before they look at the listeners.
+
+    Args:
+        share: of this worker.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, share: Share, clock: Callable[[], float] = time.monotonic) -> None:
+        self._share = share
+        self._clock = clock
+        self._until = 0.0
+
+    def accepted(self, connections: int) -> None:
+        """One was accepted, which makes so many."""
+        if self._share.accepted(connections) and not self._until:
+            self._share.pause(connections)
+            self._until = self._clock() + PAUSE
+
+    def left(self, connections: int) -> float:
+        """There are so many: note it, and return for how many seconds the others go first; 0: it is our turn."""
+        self._share.note(connections)
+        if not self._until:
+            return 0.0
+        left = self._until - self._clock()
+        if left > 0 and self._share.has_too_many(connections):
+            return left
+        self._until = 0.0
+        if left <= 0:
+            self._share.resume()
+        return 0.0

@@ -67,15 +67,12 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
         def notify(self) -> None:
             super().notify()
             self._main = asyncio.current_task(self.loop)
-            if self._gate is None and not worker.share.is_alone and not worker.stopping:
-                self._gate = Gate(worker.share, [each.sock for each in self.sockets], self.loop)
+            self._gate = self._gate or _gate(worker, self)
 
         def _graceful_in_loop(self) -> None:
             if worker.stopping:
                 return
-            gate, self._gate = self._gate, None
-            if gate is not None:
-                gate.close()
+            self._gate = _without(self._gate)
             if self._main is None or not self._can_keep:
                 super()._graceful_in_loop()
                 return
@@ -85,6 +82,19 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
             self.loop.call_later(worker.job.drain_grace, _close, self.loop, self._open, set())
 
     return Adapted
+
+
+def _gate(worker: Worker, server: Any) -> Gate | None:
+    """What is before its listeners, once it accepts."""
+    if worker.share.is_alone or worker.stopping:
+        return None
+    return Gate(worker.share, [each.sock for each in server.sockets], server.loop)
+
+
+def _without(gate: Gate | None) -> Gate | None:
+    if gate is not None:
+        gate.close()
+    return None
 
 
 def _name_unix_sockets(module: Any, names: dict[Any, str]) -> None:
@@ -175,9 +185,7 @@ def _manager(base: type[Any], reasons: list[BaseException], worker: Worker) -> t
     return Manager
 
 
-def _protocol(
-    base: type[Any], connections: set[Any], worker: Worker, gate: Callable[[], Gate | None]
-) -> type[Any]:
+def _protocol(base: type[Any], connections: set[Any], worker: Worker, gate: Callable[[], Gate | None]) -> type[Any]:
     class Protocol(base):
         """Known while it is open; announces the end of the connection while draining."""
 

@@ -63,7 +63,7 @@ def _count_connections(config: Config, server: DrainingServer) -> None:
     if not inspect.isclass(base):
         return
 
-    class Counted(base):  # type: ignore[misc]
+    class Counted(base):
         """One connection."""
 
         def __init__(self, *args: Any, **more: Any) -> None:

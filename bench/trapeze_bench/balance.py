@@ -1,8 +1,8 @@
 """How evenly do the workers of a service share a steady load on connections that are kept?
 
 A connection belongs to the worker that has accepted it. Who that is, is decided when it is opened; so all are opened
-anew, at once, in each round. Each server natively, under trapeze on the same shared TCP socket, and under trapeze behind
-the nginx that `trapeze nginx` would set up.
+anew, at once, in each round. Each server natively, under trapeze on the same shared TCP socket, and under trapeze
+behind the nginx that `trapeze nginx` would set up.
 """
 
 from __future__ import annotations

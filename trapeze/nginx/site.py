@@ -186,9 +186,7 @@ def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]])
     )
 
 
-def _kept(
-    name: str, spec: ServiceSpec, servers: Sequence[str], asked: int | None, idle: float
-) -> tuple[int, str]:
+def _kept(name: str, spec: ServiceSpec, servers: Sequence[str], asked: int | None, idle: float) -> tuple[int, str]:
     """How many idle connections nginx keeps, and why none.
 
     A kept connection belongs to one worker, whatever that is doing: a request on it waits behind a slow one although
