@@ -1,6 +1,6 @@
 """Short requests beside slow ones, behind nginx: who waits though a worker is free? See README.md here.
 
-python bench/uneven.py [--backend uvicorn] [--way "shared, none kept"] [--seconds 10] [--rounds 3] [--markdown | --json]
+python bench/uneven.py [--backend uvicorn] [--way "none kept"] [--seconds 10] [--rounds 3] [--markdown | --json]
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from trapeze_bench import nginx, wire
 from trapeze_bench.loads import loaded, quantile
@@ -51,8 +52,8 @@ class Way:
 WAYS = {
     each.name: each
     for each in (
-        Way("shared, keepalive 64", 64),
-        Way("shared, none kept", 0),
+        Way("keepalive 64", 64),
+        Way("none kept", 0),
     )
 }
 """By name, in the order of the columns."""
@@ -167,7 +168,7 @@ def _once(case: Case, way: Way, seconds: float) -> Found:
         server = stack.enter_context(started(case.backend, case.argv(path, way)))
         servers = way.servers(path)
         for each in servers:
-            until(lambda each=each: _answers(server, each.removeprefix("unix:")), f"{case.backend}: an answer")
+            until(partial(_answers, server, each.removeprefix("unix:")), f"{case.backend}: an answer")
         front = stack.enter_context(nginx.running(_program(), servers, way.kept))
         slow = stack.enter_context(_blocked(front.port))
         time.sleep(WARM)  # all workers are there, and the connections that are kept
