@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
+import pytest
 from trapeze_backends.board import ACCEPTED, CONNECTIONS, CREW, SIZE
-from trapeze_backends.fairshare import ASLEEP, LOOK, PAUSE, Share
+from trapeze_backends.fairshare import ASLEEP, LOOK, PAUSE, Share, Turn
+from trapeze_backends.worker import _is_its_own
 
 
 class Crew:
@@ -107,3 +111,41 @@ def test_who_has_come_since_is_seen_soon() -> None:
     crew.now += LOOK
     assert share.accepted(32)
     assert not share.has_too_many(2)
+
+
+# -- for loops that ask -----------------------------------------------------------------------------------------------
+
+
+def test_others_go_first_for_as_long_as_a_pause() -> None:
+    crew = Crew(2)
+    turn = Turn(crew.workers[0], lambda: crew.now)
+    assert turn.left(9) == 0, "nothing was accepted"
+    turn.accepted(10)
+
+    assert turn.left(10) == pytest.approx(PAUSE)
+    crew.now += PAUSE / 2
+    assert turn.left(10) == pytest.approx(PAUSE / 2)
+    crew.now += PAUSE
+    assert turn.left(10) == 0
+    turn.accepted(11)
+    assert turn.left(11) == 0, "the other one did not come"
+
+
+def test_a_pause_is_over_when_others_have_as_many() -> None:
+    crew = Crew(2)
+    turn = Turn(crew.workers[0], lambda: crew.now)
+    turn.accepted(10)
+    assert turn.left(10) > 0
+    crew.workers[1].note(10)
+
+    assert turn.left(10) == 0
+    crew.workers[1].note(0)
+    assert turn.left(10) == 0, "until the next one is accepted"
+
+
+def test_nobody_is_let_go_first_who_cannot_take_it() -> None:
+    """Each worker has a socket of its own: what waits there is its own."""
+    with socket.socket() as common, socket.socket() as own, socket.socket(socket.AF_UNIX) as unix:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+        assert [_is_its_own(each) for each in (common, own, unix)] == [False, True, False]
