@@ -275,6 +275,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             "index": index,
             "generation": self.number,
             "sockets": self._listening(),
+            "own_sockets": any(held.slot is not None for held in self.sockets),
             "app": spec.app,
             "factory": spec.factory,
             "interface": spec.interface,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ class Front:
         backend: str,
         options: str = "",
         change: Callable[[str], str] = lambda text: text,
+        section: str = "",
     ) -> None:
         interface = "asgi" if backend == "uvicorn" else "wsgi"
         self._change = change
@@ -45,6 +47,7 @@ class Front:
             [nginx]
             sse = ["/events", "/endless"]
             max_body = "64M"
+            {section}
             [sockets.web]
             bind = "unix:web.sock"
             [services.web]
@@ -67,6 +70,13 @@ class Front:
 
         return made
 
+    def connections(self) -> int:
+        """Unix sockets that nginx's worker has open: those to the app, and one to its master."""
+        worker = Path(f"/proc/{self.nginx.pid}/task/{self.nginx.pid}/children").read_text().split()[-1]
+        links = {os.readlink(path) for path in Path(f"/proc/{worker}/fd").iterdir()}
+        rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+        return len(links & {f"socket:[{row[6]}]" for row in rows})
+
     def posts(self, path: str) -> int:
         """So many times the app has seen a POST of this path."""
         return sum(line.split()[0] == path for line in self.counted.read_text().splitlines())
@@ -78,10 +88,23 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+KEPT = "keepalive = 8"
+"""In [nginx]. Without it no connection is kept here: two workers share a Unix socket."""
+
+
+@pytest.fixture(params=[""])
+def kept(request: pytest.FixtureRequest) -> str:
+    """What [nginx] says of connections to the app; by default nothing."""
+    return str(request.param)
+
+
+either = pytest.mark.parametrize("kept", ["", KEPT], ids=["none-kept", "kept"], indirect=True)
+
+
 @pytest.fixture
-def front(site: Site, nginx: Make, backend: str) -> Front:
+def front(site: Site, nginx: Make, backend: str, kept: str) -> Front:
     options = 'options = { worker_class = "gthread" }' if backend == "gunicorn" else ""
-    return Front(site, nginx, backend, options)
+    return Front(site, nginx, backend, options, section=kept)
 
 
 def ask(front: Front, text: bytes) -> bytes:
@@ -92,9 +115,19 @@ def ask(front: Front, text: bytes) -> bytes:
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
+@either
+def test_connections_to_the_app_are_kept_or_closed(front: Front, kept: str) -> None:
+    """It is nginx that closes them: the app is not asked to."""
+    assert front.listener.get("/nothing-kept-yet").status_code < 500
+    until(lambda: front.connections() == (2 if kept else 1), what="one that is kept" if kept else "all closed")
+    with front.listener.client() as client:
+        for _ in range(20):
+            assert client.get("/").json()["connection"] == ""
+    until(lambda: front.connections() == (2 if kept else 1), what="one that is kept" if kept else "all closed")
+
+
 def test_requests_of_every_kind(front: Front) -> None:
     with front.listener.client() as client:
-        assert client.get("/").json()["connection"] == "", "the connection to the app is kept"
         assert client.head("/").status_code == 200
         big = b"0123456789abcdef" * (50 * 2**16)
         answer = client.post("/echo", content=big).json()
@@ -162,6 +195,7 @@ def deadly_orders(front: Front) -> list[int]:
     return [front.posts(f"/{number}/die") for number in range(3)]
 
 
+@either
 def test_nothing_that_counts_is_repeated_when_a_worker_dies(front: Front) -> None:
     assert deadly_orders(front) == [1, 1, 1]
 
@@ -175,7 +209,7 @@ def test_it_would_be_repeated_if_nginx_were_told_to(site: Site, nginx: Make) -> 
             "keepalive_timeout 500ms;", "keepalive_timeout 30s;"
         )
 
-    assert max(deadly_orders(Front(site, nginx, "uvicorn", change=careless))) > 1
+    assert max(deadly_orders(Front(site, nginx, "uvicorn", change=careless, section=KEPT))) > 1
 
 
 def test_websocket(site: Site, nginx: Make) -> None:
@@ -217,6 +251,7 @@ def orders(front: Front, clients: int = 3) -> Iterator[list[tuple[str, int]]]:
             thread.join()
 
 
+@either
 def test_reload_of_both_under_load(front: Front, backend: str) -> None:
     """trapeze rolls and nginx takes up new workers at the same time: no 502, and each order was taken once."""
     with orders(front) as answered:

@@ -128,6 +128,7 @@ def test_job_of_a_worker_has_its_sockets_only() -> None:
         listed = launch.job["sockets"]
         assert isinstance(listed, list)
         assert [each["fd"] for each in listed] == [fd]
+        assert launch.job["own_sockets"] is True, "nobody else accepts there: there is nobody to wait for"
 
 
 class _Held(Sock):

@@ -20,10 +20,12 @@ from trapeze.limits import parse_size
 from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
 
-__all__ = ["Host", "Location", "Site", "Upstream", "plan"]
+__all__ = ["KEPT", "Host", "Location", "Site", "Upstream", "plan"]
 
 MOST = 5.0
 """Seconds that nginx keeps an idle connection to the app, unless the app keeps it shorter."""
+KEPT = 16
+"""Idle connections that each nginx worker keeps to the app, where it keeps some."""
 _READ = 60.0
 """Seconds that nginx waits for the app, unless the app may take longer: its own default."""
 _AFTER = 5.0
@@ -57,6 +59,8 @@ class Upstream(Struct, frozen=True, kw_only=True):
     """The first so many are one worker's each; 0: the first is all workers'."""
     keepalive: int
     """Idle connections kept by each nginx worker; 0: none."""
+    why_none: str
+    """Why none is kept, in words; empty where some are."""
     idle_ms: int
     """For so many milliseconds."""
     why_idle: Sequence[str]
@@ -167,19 +171,45 @@ def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]])
     here = _servers(name, spec, config, addresses)
     if isinstance(here, Problem):
         return here
+    servers = [*here, *config.nginx.peers_of(name)]
     idle, why = _idle(name, spec)
+    kept, why_none = _kept(name, spec, servers, config.nginx.keepalive, idle)
     read, why_read = _patience(name, spec)
     slug = re.sub(r"[^\w.-]", "_", f"{config.name}_{name}", flags=re.ASCII)
     return Upstream(
         name=slug,
         service=name,
-        servers=[*here, *config.nginx.peers_of(name)],
+        servers=servers,
         slots=len(here) if len(here) > 1 else 0,
-        keepalive=config.nginx.keepalive if idle > 0 else 0,
+        keepalive=kept,
+        why_none=why_none,
         idle_ms=int(idle * 1000),
         why_idle=why,
         read=read,
         why_read=why_read,
+    )
+
+
+def _kept(name: str, spec: ServiceSpec, servers: Sequence[str], asked: int | None, idle: float) -> tuple[int, str]:
+    """How many idle connections nginx keeps, and why none.
+
+    A kept connection belongs to one worker, whatever that is doing: a request on it waits behind a slow one although
+    another worker is free. A new one waits in the queue of the socket, and the first free worker takes it; on a Unix
+    socket that costs little. Where a server of the upstream is one worker, or another machine, there is nobody who
+    could take it instead, or connecting is dear.
+    """
+    if idle <= 0:
+        return 0, f"{name} closes after each answer (keepalive = 0)"
+    if asked == 0:
+        return 0, "keepalive = 0 in [nginx]"
+    if asked is not None:
+        return asked, ""
+    if len(servers) > 1 or spec.workers <= 1 or not servers[0].startswith("unix:"):
+        return KEPT, ""
+    return 0, (
+        f"the {spec.workers} workers of {name} share the socket, and a kept connection belongs to one of them: a "
+        "request on it would wait while that one is busy, though another is free. A new one goes to whichever is "
+        f"free. keepalive = {KEPT} in [nginx] keeps them all the same"
     )
 
 
