@@ -35,6 +35,11 @@ def _one_socket(path: str) -> list[str]:
     return [f"unix:{path}"]
 
 
+def _a_socket_each(path: str) -> list[str]:
+    stem = path.removesuffix(".sock")
+    return [f"unix:{stem}.{slot}.sock" for slot in range(WORKERS)]
+
+
 @dataclass(frozen=True)
 class Way:
     """How the service listens, and how nginx connects to it."""
@@ -54,6 +59,7 @@ WAYS = {
     for each in (
         Way("keepalive 64", 64),
         Way("none kept", 0),
+        Way("per worker, keepalive 64", 64, ["--per-worker"], _a_socket_each),
     )
 }
 """By name, in the order of the columns."""
