@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import httpx
 import pytest
 
 from tests.support.server import Listener, listen_tcp
+from tests.support.wait import until
 
 __all__ = ["Nginx", "program"]
 
@@ -123,6 +125,25 @@ class Nginx:
         """Send a signal to its master."""
         assert self._process is not None, "not started"
         self._process.send_signal(signum)
+
+    def kill(self) -> None:
+        """Kill its master and its workers at once."""
+        assert self._process is not None, "not started"
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def again(self) -> None:
+        """Start it once more, where it listened before."""
+        self.listener.sock = until(self._bound, what="the address to be free")  # its workers die after it
+        self.listener.fd = self.listener.sock.fileno()
+        self.start()
+
+    def _bound(self) -> socket.socket | None:
+        host, port = self.listener.address.split(":")
+        try:
+            return socket.create_server((host, int(port)), backlog=2048)
+        except OSError:
+            return None
 
     def get(self, path: str = "/", **options: Any) -> httpx.Response:
         """One request through nginx."""
