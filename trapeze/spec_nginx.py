@@ -47,7 +47,10 @@ class NginxSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=0, le=10_000, description="Idle connections to the app that each nginx worker keeps; 0: none.")
     ] = 16
     certificate: Annotated[
-        str | None, Meta(description="TLS: file with the certificate and its chain (PEM). Port 80 then redirects.")
+        str | None,
+        Meta(
+            description="TLS: file with the certificate and its chain (PEM). Port 80 beside a port 443 then redirects."
+        ),
     ] = None
     certificate_key: Annotated[str | None, Meta(description="TLS: file with the private key (PEM).")] = None
     include: Annotated[

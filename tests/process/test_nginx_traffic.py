@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
 from tests.support.fronted import Front, Make, ask, orders
+from tests.support.nginx import certify
 from tests.support.server import run
 from tests.support.site import Site
 from tests.support.wait import until
@@ -170,24 +169,5 @@ def test_a_service_with_shorter_times_gets_a_shorter_pause(site: Site) -> None:
 
     assert printed.code == 0, printed.err
     for line in ("keepalive_timeout 2s;", "proxy_read_timeout 25s;", "server 127.0.0.2:8000 max_fails=3",
-                 "return 301 https://$host$request_uri;", f'alias "{site.directory}/static files/";'):  # fmt: skip
+                 f'alias "{site.directory}/static files/";'):  # fmt: skip
         assert line in printed.out
-
-
-def certify(key: Path, certificate: Path) -> None:
-    """A certificate that nobody trusts."""
-    words = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=shop.example",
-    ]
-    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)

@@ -20,7 +20,7 @@ import pytest
 from tests.support.server import Listener, listen_tcp
 from tests.support.wait import until
 
-__all__ = ["Nginx", "program"]
+__all__ = ["Nginx", "certify", "program"]
 
 CONFIG = """\
 {user}
@@ -134,7 +134,9 @@ class Nginx:
 
     def again(self) -> None:
         """Start it once more, where it listened before."""
-        self.listener.sock = until(self._bound, what="the address to be free")  # its workers die after it
+        sock = until(self._bound, what="the address to be free")  # its workers die after it
+        assert sock is not None
+        self.listener.sock = sock
         self.listener.fd = self.listener.sock.fileno()
         self.start()
 
@@ -167,3 +169,22 @@ class Nginx:
             raise AssertionError(f"nginx had exited with {code}: {said}")
         process.send_signal(signal.SIGTERM)
         process.wait(10)
+
+
+def certify(key: Path, certificate: Path) -> None:
+    """A certificate that nobody trusts."""
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=shop.example",
+    ]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)

@@ -59,9 +59,9 @@ def body(site: Site, facts: Facts) -> Iterator[str]:
     for upstream in site.upstreams:
         yield ""
         yield from _upstream(upstream, site)
-    if site.certificate:
+    if site.certificate and (plain := _plain(site, facts)):
         yield ""
-        yield from _redirect(site, facts)
+        yield from _redirect(site, plain)
     for host in site.hosts:
         yield ""
         yield from _server(host, site, facts)
@@ -106,13 +106,25 @@ def _upstream(upstream: Upstream, site: Site) -> Iterator[str]:
     yield "}"
 
 
-def _redirect(site: Site, facts: Facts) -> Iterator[str]:
+def _addresses(facts: Facts, port: str) -> list[str]:
+    """Where it listens, if nothing says it."""
+    return [port, *([f"[::]:{port}"] if facts.ipv6 else [])]
+
+
+def _plain(site: Site, facts: Facts) -> list[str]:
+    """Where plain HTTP is awaited: at port 80 of each address that has HTTPS at 443, which is where browsers go. On
+    other ports we would send them astray, and as an ordinary user nginx could not even start."""
+    if not site.listens:
+        return _addresses(facts, "80")
+    ends = [listen.removeprefix(":").rpartition(":") for listen in site.listens]
+    return [f"{host}{colon}80" for host, colon, port in ends if port == "443"]
+
+
+def _redirect(site: Site, plain: Sequence[str]) -> Iterator[str]:
     names = list(dict.fromkeys(name for host in site.hosts for name in host.names))
     yield "server {"
     yield "    # Plain HTTP: go to HTTPS."
-    yield "    listen 80;"
-    if facts.ipv6:
-        yield "    listen [::]:80;"
+    yield from (f"    listen {address};" for address in plain)
     yield f"    server_name {' '.join(names)};"
     yield "    return 301 https://$host$request_uri;"
     yield "}"
@@ -137,7 +149,7 @@ def _server(host: Host, site: Site, facts: Facts) -> Iterator[str]:
 def _address(host: Host, site: Site, facts: Facts) -> Iterator[str]:
     tls = site.certificate is not None
     port = "443" if tls else "80"
-    listens = list(site.listens) or [port, *([f"[::]:{port}"] if facts.ipv6 else [])]
+    listens = list(site.listens) or _addresses(facts, port)
     on = facts.version >= HTTP2_ON
     words = "" if not tls else " ssl" if on else " ssl http2"
     yield from (f"listen {listen.removeprefix(':')}{words};" for listen in listens)
