@@ -34,13 +34,14 @@ def look(config: Config, program: str | None, main: str | None) -> NginxFacts | 
     if main is None and any(is_generated(spec) for spec in config.services.values()):
         generated = os.path.join(own_directory().path, f"{config.name}.nginx", "nginx.conf")
         main = generated if os.path.exists(generated) else None
+    running = _users(_workers("/run/nginx.pid")) or _known(tool.worker_user())
     try:
         verdict = tool.run(found, *(["-c", os.path.abspath(main)] if main else []), "-T")
     except TrapezeError as error:
-        return NginxFacts(users=_known(tool.worker_user()), unread=error.message)
+        return NginxFacts(users=running, unread=error.message)
     if not verdict.good:
         last = verdict.said.strip().splitlines()
-        return NginxFacts(users=_known(tool.worker_user()), unread=last[-1] if last else "it says nothing")
+        return NginxFacts(users=running, unread=last[-1] if last else "it says nothing")
     read = nginxconf.read(verdict.printed)
     workers = _workers(read.pid or "/run/nginx.pid")
     return NginxFacts(

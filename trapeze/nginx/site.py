@@ -13,13 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from trapeze.addresses import Abstract, Tcp, Unix, parse
+from trapeze.addresses import Abstract, Address, Tcp, Unix, parse
 from trapeze.checks_nginx import routes_of
 from trapeze.errors import Problem
 from trapeze.limits import parse_size
 from trapeze.spec import Config, ServiceSpec
 
-__all__ = ["Host", "Location", "Site", "Upstream", "plan"]
+__all__ = ["Host", "Location", "Site", "Upstream", "plan", "reached_at"]
 
 MOST = 5.0
 """Seconds that nginx keeps an idle connection to the app, unless the app keeps it shorter."""
@@ -184,17 +184,24 @@ def _server(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, Se
     path = f"services.{name}.socket"
     texts = [text for each in spec.sockets for text in known.get(each) or config.sockets[each].addresses]
     found = [parse(text) for text in texts]
-    for address in found:
-        if isinstance(address, Unix):
-            return f"unix:{address.path}"
-    for address in found:
-        if isinstance(address, Tcp) and address.port:
-            everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-            return str(address._replace(host=everywhere.get(address.host, address.host)))
+    places = [place for address in sorted(found, key=lambda each: not isinstance(each, Unix))
+              if (place := reached_at(address))]  # fmt: skip
+    if places:
+        return places[0]
     if any(isinstance(address, Abstract) for address in found):
         return Problem(path, "nginx cannot connect to an abstract socket", "give it a path: unix:/run/NAME/web.sock")
     shown = ", ".join(texts) or "nothing"
     return Problem(path, f"{shown}: nobody can tell yet where that will be", "start trapeze, or write the address out")
+
+
+def reached_at(address: Address) -> str:
+    """Return an address as nginx on this machine writes it; "" where it cannot, or the port is not known yet."""
+    if isinstance(address, Unix):
+        return f"unix:{address.path}"
+    if isinstance(address, Tcp) and address.port:
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        return str(address._replace(host=everywhere.get(address.host, address.host)))
+    return ""
 
 
 def _keeps(spec: ServiceSpec) -> tuple[float, str]:
