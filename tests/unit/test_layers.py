@@ -102,6 +102,7 @@ GROUPS: dict[str, set[str]] = {
         "conformance.*",
         "doctor",
         "doctor.*",
+        "nginx.uptake",
         "render",
         "successor",
         "watcher",
