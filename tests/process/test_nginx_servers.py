@@ -137,7 +137,8 @@ def a_reload_of_both(front: Front) -> None:
         until(lambda: len(answered) > seen + 15, what="orders after it")
     assert front.trapeze.service()["generation"] == 2
     assert [each for each in answered if each[1] not in (0, 200)] == [], "no 502"
-    counted(front, answered)
+    unanswered = {path for path, status in answered if status == 0}
+    assert unanswered & counted(front, answered) == set(), "an order that was taken is answered"
 
 
 def a_killed_nginx(front: Front) -> None:
@@ -156,12 +157,13 @@ def good(answered: list[tuple[str, int]]) -> int:
     return sum(status == 200 for _, status in answered)
 
 
-def counted(front: Front, answered: list[tuple[str, int]]) -> None:
-    """Each order was taken once at most, and each that was answered was taken."""
+def counted(front: Front, answered: list[tuple[str, int]]) -> set[str]:
+    """Each order was taken once at most, and each that was answered was taken. Returns those that were."""
     taken = [line.split()[0] for line in front.counted.read_text().splitlines()]
     orders_taken = [path for path in taken if path.startswith(("/reload/", "/killed/"))]
     assert len(orders_taken) == len(set(orders_taken)), "an order was taken twice"
     assert {path for path, status in answered if status == 200} <= set(taken)
+    return set(taken)
 
 
 def a_worker_that_dies(front: Front) -> None:

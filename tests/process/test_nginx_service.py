@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -210,6 +211,30 @@ def test_tls_and_http2(site: Site) -> None:
     conf = (server.runtime_dir / "trapeze.nginx" / "nginx.conf").read_text()
     assert re.findall(r"^ *listen (\S+)", conf, re.MULTILINE) == [where]
     assert server.stop() == 0
+
+
+def test_machines_beside_this_one(site: Site) -> None:
+    """Both are asked; when one goes away, nobody notices."""
+    for name in ("web.py", "facts.py"):
+        shutil.copy(APPS / name, site.directory / name)
+    there = site.serve("web:wsgi", listeners=[site.tcp()]).ready()
+    where = address()
+    here = site.up(config(where, site, section=f'peers = ["{there.listeners[0].address}"]')).ready()
+    get(where)
+    [far], near = there.pids(), set(here.pids())
+    asked: set[int] = set()
+
+    def both() -> bool:
+        asked.add(ask(where, "/facts").json()["pid"])
+        return far in asked and bool(near & asked)
+
+    until(both, what="an answer of each")
+    assert there.stop() == 0
+
+    answers = [ask(where, "/facts") for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert {answer.json()["pid"] for answer in answers} <= near
+    assert here.stop() == 0
 
 
 def test_a_crash_of_nginx_is_mended(site: Site) -> None:

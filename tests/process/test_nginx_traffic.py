@@ -140,6 +140,7 @@ def test_reload_of_both_under_load(front: Front, backend: str) -> None:
     taken = [line.split()[0] for line in front.counted.read_text().splitlines()]
     assert len(taken) == len(set(taken)), "an order was taken twice"
     assert {path for path, status in answered if status == 200} <= set(taken)
+    assert {path for path, status in answered if status == 0} & set(taken) == set(), "what was taken is answered"
 
 
 def test_a_service_with_shorter_times_gets_a_shorter_pause(site: Site) -> None:

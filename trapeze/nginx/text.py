@@ -93,11 +93,11 @@ def _upstream(upstream: Upstream, site: Site) -> Iterator[str]:
     yield f"upstream {upstream.name} {{"
     if others:
         yield "    least_conn;  # to the machine that has the least to do"
-        yield "    # Three failures within 10 s, and a machine is left alone for 10 s."
-        yield from (f"    server {server} max_fails=3 fail_timeout=10s;" for server in upstream.servers)
-    else:
-        yield "    # trapeze holds the socket, so it is there while workers come and go: never marked as failed."
-        yield f"    server {here} max_fails=0;"
+    yield "    # trapeze holds the socket, so it is there while workers come and go: never marked as failed."
+    yield f"    server {here} max_fails=0;"
+    if others:
+        yield "    # Three failures within 10 s, and another machine is left alone for 10 s."
+        yield from (f"    server {server} max_fails=3 fail_timeout=10s;" for server in others)
     if upstream.keepalive:
         yield from indented(comment(_IDLE))
         yield from indented([line for each in upstream.why_idle for line in comment(_sentence(each))])
