@@ -64,6 +64,11 @@ SEED ?=
 chaos: develop ## load on every backend while everything is done to it: make chaos SECONDS=60 SEED=1
 	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos -o faulthandler_timeout=0 $(ARGS) </dev/null
 
+# The full run: make bench ARGS=--all has all scenarios. On a machine that does nothing else.
+.PHONY: bench
+bench: develop ## measure everything, about 25 minutes: bench/results/ and the tables of the README
+	$(BIN)/python bench/publish.py $(ARGS) </dev/null
+
 .PHONY: lint
 lint: develop ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ __all__ = [
     "Systemd",
     "Tcp",
     "Unix",
+    "fits",
     "parse",
     "problems",
     "split_host_port",
@@ -114,7 +115,7 @@ def _unix(rest: str) -> Unix | Abstract:
         name = rest[1:]
         if not name:
             raise ValueError("an abstract socket needs a name: unix:@NAME")
-        _fits("abstract name", name)
+        fits("abstract name", name)
         return Abstract(name)
     if rest.startswith("//"):
         # unix:///run/app.sock, as curl and others write it
@@ -123,11 +124,12 @@ def _unix(rest: str) -> Unix | Abstract:
         rest = "/" + rest.lstrip("/")
     if not rest or rest.endswith("/") or rest.rpartition("/")[2] in (".", ".."):
         raise ValueError(f'"unix:{rest}" names no file')
-    _fits("path", rest)
+    fits("path", rest)
     return Unix(rest)
 
 
-def _fits(what: str, text: str) -> None:
+def fits(what: str, text: str) -> None:
+    """Raise ValueError if it is too long for a Unix socket's path, or name."""
     length = len(text.encode("utf-8", "surrogateescape"))
     if length > SUN_PATH_MAX:
         raise ValueError(f"the {what} is too long for a Unix socket: {length} bytes, the limit is {SUN_PATH_MAX}")
@@ -248,7 +250,7 @@ def _permission_problems(spec: SocketSpec, addresses: list[Address]) -> list[str
 
 
 def _reuse_port_problems(spec: SocketSpec, addresses: list[Address]) -> list[str]:
-    if not spec.reuse_port:
+    if spec.listen != "reuseport":
         return []
     why = {
         Unix: "a Unix socket has one queue, for all who accept on it",
@@ -256,7 +258,8 @@ def _reuse_port_problems(spec: SocketSpec, addresses: list[Address]) -> list[str
         Inherited: "it was bound by somebody else",
         Systemd: "it was bound by somebody else",
     }
-    return [f"{a}: reuse_port goes with TCP addresses: {why[type(a)]}" for a in addresses if not isinstance(a, Tcp)]
+    words = 'listen = "reuseport" goes with TCP addresses'
+    return [f"{address}: {words}: {why[type(address)]}" for address in addresses if not isinstance(address, Tcp)]
 
 
 def _dual_stack_problems(spec: SocketSpec, addresses: list[Address]) -> list[str]:

@@ -72,6 +72,7 @@ class KeptSocket(Struct, omit_defaults=True, kw_only=True):
     borrowed: bool = False
     reserved: bool = False
     pending: bool = False
+    slot: int | None = None
 
 
 class KeptGeneration(Struct, omit_defaults=True, kw_only=True):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from trapeze.addresses import Address, Tcp, parse
 from trapeze.addresses import problems as address_problems
 from trapeze.checks_nginx import check_nginx
 from trapeze.checks_service import check_service
 from trapeze.problems import Problems, did_you_mean, join
-from trapeze.spec import Config
+from trapeze.slots import addresses_of, count_of, users_of
+from trapeze.slots import problems as slot_problems
+from trapeze.spec import Config, SocketSpec
 
 __all__ = ["check", "shared_with_apps", "start_order"]
 
@@ -42,15 +46,28 @@ def _sockets(config: Config, problems: Problems) -> None:
         path = join("sockets", name)
         if not _NAME.fullmatch(name):
             problems.add(path, "not a valid name", _NAME_RULE)
-        found = [address for text in spec.addresses if (address := _address(text, path, problems)) is not None]
-        if len(found) == len(spec.addresses):
-            for reason in address_problems(spec):
-                problems.add(path, reason)
+        found = _addresses(name, spec, config, problems)
         for address in found:
             other = next((other for other, held in taken if other != path and _same(address, held)), None)
             if other is not None:
                 problems.add(join(path, "bind"), f"{address} is taken by {other}", "each socket needs its own address")
             taken.append((path, address))
+
+
+def _addresses(name: str, spec: SocketSpec, config: Config, problems: Problems) -> list[Address]:
+    """All that the section stands for, as far as they can be read."""
+    path = join("sockets", name)
+    found = [address for text in spec.addresses if (address := _address(text, path, problems)) is not None]
+    users = users_of(name, config)
+    if spec.listen == "per-worker" and len(users) > 1:
+        reason = f'"per-worker" is for one service, and {" and ".join(users)} accept there'
+        problems.add(join(path, "listen"), reason, "give each a socket of its own")
+    if len(found) < len(spec.addresses):
+        return found
+    whole = replace(spec, slots=count_of(name, config))
+    for reason in (*address_problems(whole), *slot_problems(whole)):
+        problems.add(path, reason)
+    return [address for _, address in addresses_of(whole)]
 
 
 def _address(text: str, path: str, problems: Problems) -> Address | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from trapeze import niceness
 from trapeze.output import Stream
 from trapeze.prelude import Launch, Listener
 
@@ -41,6 +42,7 @@ class Kept(Struct, omit_defaults=True, kw_only=True):
     asked: int = 0
     """Number of the last request on that line."""
     unreachable: bool = False
+    gives_way: bool = False
     label: str = ""
     terminal: bool = False
     stdin: int | None = None
@@ -94,6 +96,7 @@ class Followed:
         self._notify: socket.socket | None = None
         self._complaints: set[str] = set()
         self._waits = False
+        self._gives_way = False
 
     def _follow(self, pidfd: int, outputs: Sequence[int]) -> None:
         """Begin: `outputs` are our ends of its stdout and stderr, if we have them; `_notify` is set."""
@@ -117,6 +120,7 @@ class Followed:
             outputs=[(name, s.fd, s.splitter.rest) for name, s in self._streams.items() if not s.closed],
             notify=self._notify.fileno() if self._notify is not None else -1,
             unreachable=self.unreachable,
+            gives_way=self._gives_way,
             label=launch.label,
             terminal=launch.terminal,
             stdin=launch.stdin,
@@ -194,6 +198,18 @@ class Followed:
         if self._notify is not None:
             with contextlib.suppress(OSError):  # gone, or a command: it has its own kind of socket, and cannot hear
                 self._notify.send(text.encode())
+
+    def give_way(self) -> None:
+        """Let others have the processor first, for some seconds; nothing happens where that cannot be undone."""
+        if self._pidfd >= 0 and niceness.give_way(self.pid):
+            self._gives_way = True
+            self._loop.call_later(niceness.LONGEST, self.hurry)
+
+    def hurry(self) -> None:
+        """Undo that. Safe to call at any time."""
+        if self._gives_way and self._pidfd >= 0:
+            niceness.hurry(self.pid)
+        self._gives_way = False
 
     def send(self, signum: int) -> None:
         """Signal the process, by pidfd: the pid can never be somebody else's."""

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from trapeze.config import rlimit_pairs, service_environment, stop_signum
 from trapeze.prelude import Launch
 from trapeze.process import Timeouts
+from trapeze.slots import accepted_by
 from trapeze.sockets import ListenSocket
 from trapeze.spec import RestartSpec, ServiceSpec, SocketSpec
 
@@ -166,12 +167,14 @@ class Generation(Struct, frozen=True, kw_only=True):
             raise
         return made
 
-    def with_own(self, own: Sequence[ListenSocket]) -> Generation:
+    def sockets_of(self, index: int) -> list[ListenSocket]:
+        """Those on which the worker with this index accepts."""
+        return accepted_by(self.sockets, index)
+
+    def for_worker(self, index: int, own: Sequence[ListenSocket]) -> Generation:
         """The same for one worker, whose own sockets stand in the place of those that are reserved."""
-        if not own:
-            return self
         left = iter(own)
-        return replace(self, sockets=[next(left) if held.reserved else held for held in self.sockets])
+        return replace(self, sockets=[next(left) if held.reserved else held for held in self.sockets_of(index)])
 
     def launch(self, name: str, index: int, more: Mapping[str, object] | None = None) -> Launch:
         """How to start the worker of slot `index`; `more` goes into the Job of a worker of ours."""
@@ -272,6 +275,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             "index": index,
             "generation": self.number,
             "sockets": self._listening(),
+            "own_sockets": any(held.slot is not None for held in self.sockets),
             "app": spec.app,
             "factory": spec.factory,
             "interface": spec.interface,

@@ -7,7 +7,8 @@ their stop signal. The clock of `stop_timeout` runs from the beginning: whoever 
 
 In the state table such a worker is STOPPING from the first moment, and only its signal is held back.
 
-Of a socket that is a worker's own (`reuse_port`) it is always the last one out, unless the kernel hands on what waits.
+Of a socket that is a worker's own (`listen = "reuseport"`) it is always the last one out, unless the kernel hands on
+what waits; and of those of a slot (`listen = "per-worker"`) that is not used any more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from trapeze.errors import BindError
 from trapeze.lifecycle import State
 from trapeze.planner import Plan, Stop
 from trapeze.process import Process
+from trapeze.slots import is_served
 from trapeze.sockets import ListenSocket
 from trapeze.tcpsockets import migrates
 
@@ -52,7 +54,7 @@ class LastOut:
         if process.state is not State.READY:
             return
         leaving = {action.id for action in todo.actions if isinstance(action, Stop)}
-        sockets = self._service.generations[process.generation].sockets
+        sockets = self._service.generations[process.generation].sockets_of(process.index)
         process.held = [
             sock
             for sock in sockets
@@ -88,15 +90,17 @@ class LastOut:
 
     def _open(self, now: float) -> float | None:
         try:
-            for sock in self._service.current.sockets:
-                if sock.doors_closed:
+            sockets = self._service.current.sockets
+            for sock in sockets:
+                if sock.doors_closed and is_served(sock, self._service.want.count):
                     sock.open_doors()
         except BindError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 self._service.host.note(self._service, self._complaint, "error")
             return now + _TRY_AGAIN
-        self._unsure, self._complaint = False, ""
+        # Those of slots that are not used stay closed, until they are.
+        self._unsure, self._complaint = any(sock.slot is not None and sock.doors_closed for sock in sockets), ""
         return None
 
     def _may_go(self, process: Process, now: float) -> bool:
@@ -114,15 +118,18 @@ class LastOut:
 
     def _is_wanted(self, sock: ListenSocket) -> bool:
         """Does a service want to accept on it, now or once its workers are there?"""
-        current = (service.current for service in self._all() if service.last_out._serves)
-        return any(_among(sock, generation.sockets) for generation in current)
+        wanting = [service for service in self._all() if service.last_out._serves]
+        return any(
+            _among(sock, [each for each in service.current.sockets if is_served(each, service.want.count)])
+            for service in wanting
+        )
 
     def _is_accepted_on(self, sock: ListenSocket, leaving: Collection[int]) -> bool:
         """Is there a worker that accepts on it, beside those that are leaving?"""
         return any(
             process.state is State.READY
             and process.id not in leaving
-            and _among(sock, service.generations[process.generation].sockets)
+            and _among(sock, service.generations[process.generation].sockets_of(process.index))
             for service in self._all()
             for process in service.workers()
         )

@@ -15,6 +15,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 
+from trapeze import niceness
 from trapeze.boot import boot_words
 from trapeze.following import TO_HEAR, Followed, Kept
 from trapeze.forks import Fork, Forking, Line
@@ -61,7 +62,12 @@ class Launcher:
         line = zygote.line
         if line is None:
             raise ProcessLookupError(0, "the zygote has ended")
-        fork = Fork(self._loop, launch, listener, self._forget, self._follow)
+
+        def announce(child: Followed) -> None:
+            niceness.level(child.pid, like=zygote.pid)
+            self._follow(child)
+
+        fork = Fork(self._loop, launch, listener, self._forget, announce)
         fork.start(line)
         return fork
 
@@ -176,6 +182,8 @@ class Child(Forking):
         if kept.line >= 0:
             self.line = Line(self._loop, socket.socket(fileno=kept.line), self._give_up, last=kept.asked)
         self._attend(kept.pidfd, kept.outputs)
+        self._gives_way = kept.gives_way
+        self.hurry()  # the time that it had for this went by in another program
 
     def _spawn(self, ours: list[int], theirs: list[int]) -> int:
         launch = self._launch

@@ -17,7 +17,7 @@ __all__ = ["ListenSocket"]
 class ListenSocket:
     """One socket that is listened on. Its file description is shared with every worker that inherits it."""
 
-    __slots__ = ("address", "borrowed", "fd", "file", "name", "pending", "reserved", "sock", "spec")
+    __slots__ = ("address", "borrowed", "fd", "file", "name", "pending", "reserved", "slot", "sock", "spec")
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class ListenSocket:
         borrowed: bool = False,
         reserved: bool = False,
         pending: bool = False,
+        slot: int | None = None,
     ) -> None:
         """Wrap a socket that listens; `file` is the one we made for it, which is ours to remove."""
         self.name = name
@@ -42,7 +43,9 @@ class ListenSocket:
         self.borrowed = borrowed
         """It was passed to us (fd://, systemd:): another process holds it too, and goes on when we have gone."""
         self.reserved = reserved
-        """It only keeps the address (`reuse_port`), and nobody accepts on it: each worker gets one of its own."""
+        """It only keeps the address, and nobody accepts on it: each worker gets one of its own (`reuseport`)."""
+        self.slot = slot
+        """The slot whose workers accept on it (`listen = "per-worker"`); None: all do."""
         self.pending = pending
         """It has not taken its path, or the file not its permissions: that comes with who accepts on it (`take`)."""
 

@@ -108,6 +108,12 @@ class ChildHandle(Protocol):
     def tell(self, text: str) -> None:
         """Say something to a worker of ours, by the socket on which it speaks to us; nothing happens to others."""
 
+    def give_way(self) -> None:
+        """Let others have the processor first, while it imports; nothing happens where that cannot be undone."""
+
+    def hurry(self) -> None:
+        """Undo that: it is done, or waited for."""
+
     def kill(self) -> None:
         """SIGKILL, to the group where it has one."""
 

@@ -79,7 +79,7 @@ class Process:
         self.held: list[ListenSocket] = []
         """Sockets whose queue has to be empty before it gets its stop signal; see `lastout`."""
         self.own: Sequence[ListenSocket] = ()
-        """Sockets that nobody else accepts on (`reuse_port`); ours are closed when it is to close its own."""
+        """Sockets that nobody else accepts on (`listen = "reuseport"`); ours are closed when it is to close its own."""
         self.error: tuple[str, str, str] | None = None
         """Message, traceback and hint of a worker that could not start."""
         self.overran: float | None = None
@@ -156,6 +156,8 @@ class Process:
     def _carry_out(self, effect: Effect, now: float, extend: float) -> None:
         if effect is Effect.ACCEPTED:
             self.ready_at = now
+            if self.handle is not None:
+                self.handle.hurry()
         elif effect in (Effect.TERMINATE, Effect.AWAIT_EXIT):
             # An unlimited stop_timeout does not exist: 0 means "do not wait".
             self._deadlines[State.STOPPING] = now + self._timeouts.stop

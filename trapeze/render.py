@@ -148,7 +148,9 @@ def queue_time(found: QueueTime) -> str:
 
 def _socket_row(socket: SocketStatus) -> tuple[str, ...]:
     queue = "" if socket.waiting is None else f"{socket.waiting} of {socket.limit}"
-    return (socket.name, socket.address, str(socket.fd), queue, "" if socket.dropped is None else str(socket.dropped))
+    queue = f"{queue} closed".strip() if socket.closed else queue
+    name = socket.name if socket.slot is None else f"{socket.name}[{socket.slot}]"
+    return (name, socket.address, str(socket.fd), queue, "" if socket.dropped is None else str(socket.dropped))
 
 
 def status_text(snapshot: Snapshot, now: float, names: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from trapeze.addresses import Unix, parse
 from trapeze.checks_nginx import fronted, is_generated
 from trapeze.problems import Problems, join
+from trapeze.slots import count_of
 from trapeze.spec import Config, ServiceSpec, SocketSpec
 from trapeze.spec_nginx import NginxSpec
 
@@ -36,7 +37,7 @@ def resolve(config: Config, directory: str, current: str, problems: Problems) ->
     return msgspec.structs.replace(
         config,
         sockets={
-            name: _socket(spec, _Base(join("sockets", name), directory, current, problems))
+            name: _socket(spec, count_of(name, config), _Base(join("sockets", name), directory, current, problems))
             for name, spec in config.sockets.items()
         },
         nginx=_nginx(config.nginx, _Base("nginx", directory, current, problems)),
@@ -71,10 +72,10 @@ def absolute(path: str, directory: str) -> str:
     return whole if ".." in whole.split("/") else os.path.normpath(whole)
 
 
-def _socket(spec: SocketSpec, base: _Base) -> SocketSpec:
+def _socket(spec: SocketSpec, slots: int | None, base: _Base) -> SocketSpec:
     made = [_address(text, base) for text in spec.addresses]
     bind: str | list[str] = made[0] if isinstance(spec.bind, str) else made
-    return spec if bind == spec.bind else msgspec.structs.replace(spec, bind=bind)
+    return msgspec.structs.replace(spec, bind=bind, slots=slots)
 
 
 def _address(text: str, base: _Base) -> str:

@@ -99,6 +99,7 @@ def _socket(kept: KeptSocket, files: dict[tuple[int, int], SocketFile] | None = 
         borrowed=kept.borrowed,
         reserved=kept.reserved,
         pending=kept.pending,
+        slot=kept.slot,
     )
 
 

@@ -111,6 +111,7 @@ def _socket(held: ListenSocket) -> KeptSocket:
         borrowed=held.borrowed,
         reserved=held.reserved,
         pending=held.pending,
+        slot=held.slot,
     )
 
 

@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 
-from trapeze import tcpsockets
+from trapeze import slots, tcpsockets
 from trapeze.addresses import Abstract, Address, Inherited, Systemd, Tcp, Unix, parse, problems
 from trapeze.errors import BindError
 from trapeze.holders import cannot_listen
@@ -48,7 +48,7 @@ def open_sockets(
     keep: Sequence[ListenSocket] = (),
     later: bool = False,
 ) -> list[ListenSocket]:
-    """Open every address of a section: non-blocking, close-on-exec, listening (or reserved, with `reuse_port`).
+    """Open every address of a section: non-blocking, close-on-exec, listening (or reserved, with `reuseport`).
 
     Args:
         name: of the section.
@@ -62,18 +62,20 @@ def open_sockets(
     Raises:
         BindError: one of them cannot be had; those that were opened before it are closed again.
     """
-    wrong = problems(spec)
+    wrong = problems(spec) or [*slots.problems(spec)]
     if wrong:
         raise BindError(f"socket {name}: {'; '.join(wrong)}")
     opened: list[ListenSocket] = []
     kept = {each.address: each for each in keep}
     try:
-        for text in spec.addresses:
-            address = parse(text)
+        for slot, address in slots.addresses_of(spec):
             if str(address) in kept:
                 opened.append(kept[str(address)])
             else:
+                before = len(opened)
                 _open(name, spec, address, systemd, replaces, opened, later)
+                for each in opened[before:]:
+                    each.slot = slot
     except BaseException:
         for each in opened:
             if each not in keep:
@@ -136,8 +138,8 @@ def _again(where: object, spec: SocketSpec, replaces: Sequence[ListenSocket]) ->
     """
     for each in replaces:
         if each.file is None and each.sock.getsockname() == where and each.spec.dual_stack == spec.dual_stack:
-            if each.reserved != spec.reuse_port:
-                reason = f"cannot listen on {each.address}: reuse_port cannot change while workers accept there"
+            if each.reserved != spec.reuses_port:
+                reason = f'{each.address}: listen = "reuseport" cannot come or go while workers accept there'
                 raise BindError(reason, hint="restart the supervisor, or take another address")
             sock = each.sock.dup()
             if not each.reserved:
@@ -154,21 +156,21 @@ def _open_tcp(name: str, spec: SocketSpec, address: Tcp, replaces: Sequence[List
     family, where = tcpsockets.resolve(address)
     held = _again(where, spec, replaces)
     if held is not None:
-        return ListenSocket(name, _text_of(held[0]), held[0], spec, borrowed=held[1], reserved=spec.reuse_port)
+        return ListenSocket(name, _text_of(held[0]), held[0], spec, borrowed=held[1], reserved=spec.reuses_port)
     try:
-        if spec.reuse_port:
+        if spec.reuses_port:
             sock = tcpsockets.reserve(family, where, dual_stack=spec.dual_stack)
         else:
             sock = tcpsockets.bound(family, where, dual_stack=spec.dual_stack)
     except OSError as error:
         raise tcpsockets.cannot_bind(address, where, error) from None
     try:
-        if not spec.reuse_port:
+        if not spec.reuses_port:
             _prepare(sock, spec)
     except OSError as error:
         sock.close()
         raise tcpsockets.cannot_bind(address, where, error) from None
-    return ListenSocket(name, _text_of(sock), sock, spec, reserved=spec.reuse_port)
+    return ListenSocket(name, _text_of(sock), sock, spec, reserved=spec.reuses_port)
 
 
 def _prepare(sock: socket.socket, spec: SocketSpec, *, again: bool = False) -> None:

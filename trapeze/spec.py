@@ -43,16 +43,27 @@ class SocketSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog: Annotated[
         int, Meta(ge=1, le=65535, description="Length of the listen queue; the kernel's somaxconn caps it.")
     ] = 2048
-    reuse_port: Annotated[
-        bool,
+    listen: Annotated[
+        Literal["auto", "shared", "per-worker", "reuseport"],
         Meta(
-            description="Each worker gets a socket of its own on the address (SO_REUSEPORT), among which the kernel "
-            "deals connections out; TCP only. Kept connections are spread evenly; there is no common queue."
+            description='"shared": all workers accept on one socket, and who is free takes the next connection. '
+            '"per-worker": each slot has an address of its own (web.0.sock, web.1.sock; port, port + 1), for a proxy '
+            'that chooses. "reuseport": each worker has a socket of its own on the one address, among which the kernel '
+            'deals connections out; TCP only. "auto" is shared.'
         ),
-    ] = False
+    ] = "auto"
+    slots: Annotated[
+        Positive | None,
+        Meta(description='Addresses of `listen = "per-worker"`; default: as many as the service has workers.'),
+    ] = None
     dual_stack: Annotated[bool, Meta(description="An IPv6 address also takes IPv4 connections (IPV6_V6ONLY off).")] = (
         False
     )
+
+    @property
+    def reuses_port(self) -> bool:
+        """Does each worker get a socket of its own on the one address?"""
+        return self.listen == "reuseport"
 
     @property
     def addresses(self) -> list[str]:

@@ -44,8 +44,12 @@ class NginxSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description='The same app on other machines: ["10.0.0.2:8000"]; a table by service where there are more.'),
     ] = []
     keepalive: Annotated[
-        int, Meta(ge=0, le=10_000, description="Idle connections to the app that each nginx worker keeps; 0: none.")
-    ] = 16
+        Annotated[int, Meta(ge=0, le=10_000)] | None,
+        Meta(
+            description="Idle connections to the app that each nginx worker keeps; 0: none. Default: none to a Unix "
+            "socket that several workers share, 16 to all others."
+        ),
+    ] = None
     certificate: Annotated[
         str | None,
         Meta(

@@ -136,6 +136,10 @@ class SocketStatus(Struct, frozen=True, kw_only=True):
     worker has a socket of its own."""
     limit: int | None = None
     """How many may wait there: the backlog, or net.core.somaxconn if that is less."""
+    slot: int | None = None
+    """The slot whose workers accept on it; None: all do."""
+    closed: bool = False
+    """Nobody new is let in: its slot has no worker, or its service stops."""
     dropped: int | None = None
     """Connections that were turned away since the socket was made, most of them because the queue was full. None for
     Unix sockets: who finds one full waits."""

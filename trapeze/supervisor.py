@@ -335,10 +335,12 @@ class Supervisor:
             ],
             sockets=[
                 SocketStatus(
-                    name=listening.name, address=listening.address, fd=listening.fd, **look(listening.fd)._asdict()
+                    **look(held.fd)._asdict(),
+                    **{field: getattr(held, field) for field in ("name", "address", "fd", "slot")},
+                    closed=held.doors_closed,
                 )
-                for held in self.sockets.values()
-                for listening in held
+                for group in self.sockets.values()
+                for held in group
             ],
         )
 

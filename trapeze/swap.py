@@ -21,7 +21,7 @@ from trapeze.machine import Machine
 from trapeze.preflight import examine
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket, open_sockets, systemd_sockets
-from trapeze.spec import ServiceSpec
+from trapeze.spec import ServiceSpec, SocketSpec
 from trapeze.status import Ticket
 from trapeze.verify import backend_problems
 
@@ -88,8 +88,9 @@ class Swap:
         loaded = load()
         resolved = _only(loaded, supervisor.resolved, names) if names else loaded
         problems = examine(resolved)
-        if not problems:
-            problems = await backend_problems(supervisor.machine.spawn, resolved, names)
+        unknown = _unknown(supervisor, resolved, names)
+        if not problems and unknown:
+            problems = await backend_problems(supervisor.machine.spawn, resolved, unknown)
         if problems:
             raise ConfigError(problems)
         if names:  # meanwhile another reload may have failed, and given back what it had brought
@@ -189,6 +190,19 @@ def _refuse_fixed(old: Resolved, new: Resolved) -> None:
         raise ConfigError(problems)
 
 
+def _unknown(supervisor: Running, resolved: Resolved, names: Sequence[str] | None) -> list[str]:
+    """Services whose server has to be asked about its options. Not those that serve with the same ones: what has become
+    of the server since then, the new code finds out as it starts, and a reload needs the processor for that."""
+
+    def serves_so(name: str) -> bool:
+        service = supervisor.services.get(name)
+        if service is None or service.good is None:
+            return False
+        return service.generations[service.good].section == resolved.config.services[name]
+
+    return [name for name in names or resolved.config.services if not serves_so(name)]
+
+
 def _moved(resolved: Resolved, sockets: Sequence[str]) -> set[str]:
     """Services that accept on a socket whose section changed."""
     return {name for name, spec in resolved.config.services.items() if not set(sockets).isdisjoint(spec.sockets)}
@@ -217,10 +231,14 @@ def _opened(supervisor: Running, resolved: Resolved, name: str) -> Sequence[List
     held = list(supervisor.open)  # also those that are only still draining: going back to them is no new bind
     before = supervisor.resolved.config.sockets.get(name)
     # With other permissions it is the same socket under another descriptor: nobody has them before the new code serves.
-    same_but_for_addresses = before is not None and replace(before, bind="") == replace(spec, bind="")
+    same_but_for_addresses = before is not None and _unplaced(before) == _unplaced(spec)
     systemd = systemd_sockets(os.environ, os.getpid())
     keep = held if same_but_for_addresses else ()
     return open_sockets(name, spec, systemd=systemd, replaces=held, keep=keep, later=True)
+
+
+def _unplaced(spec: SocketSpec) -> SocketSpec:
+    return replace(spec, bind="", slots=None)
 
 
 def _close_fresh(supervisor: Running, fresh: Mapping[str, Sequence[ListenSocket]]) -> None:

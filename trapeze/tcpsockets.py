@@ -1,6 +1,7 @@
 """TCP sockets: look the address up, bind, reserve.
 
-With `reuse_port` each worker gets a socket of its own on the address, and the kernel deals connections out among them.
+With `listen = "reuseport"` each worker gets a socket of its own on the address, among which the kernel deals out
+connections.
 The address is *reserved* by a socket that is bound and never listens. Beside it others can be bound, by us alone
 (SO_REUSEPORT, same user), one for each worker: bound here, before the worker becomes another user, and handed to it as
 any socket is. It listens once its worker is ready: nobody is to wait for an app that is still being imported, or that

@@ -59,7 +59,7 @@ class Trial:
         service = self._service
         if process.role == "worker" and process.generation == service.want.generation:
             try:
-                for sock in service.current.sockets:
+                for sock in service.current.sockets_of(process.index):
                     sock.take()
             except BindError as error:
                 return error

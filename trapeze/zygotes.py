@@ -17,7 +17,7 @@ from trapeze.generation import Generation
 from trapeze.lifecycle import Outcome, State
 from trapeze.prelude import ChildHandle, ForkListener
 from trapeze.process import Process
-from trapeze.spec import RestartSpec
+from trapeze.spec import RestartSpec, ServiceSpec
 
 if TYPE_CHECKING:
     from trapeze.service import Service
@@ -171,6 +171,18 @@ class Zygotes:
         Raises:
             OSError: it could not be made.
         """
+        handle = self._make(process, generation, listener)
+        if self._may_give_way(process, generation.spec):
+            handle.give_way()
+        return handle
+
+    def _may_give_way(self, process: Process, spec: ServiceSpec) -> bool:
+        """Is it one that imports, while others serve? A niceness that the file names is left as it is."""
+        if spec.app is None or spec.nice is not None or self._service.good is None:
+            return False
+        return process.role in IMPORTS or (process.role == "worker" and process.generation != self._service.good)
+
+    def _make(self, process: Process, generation: Generation, listener: ForkListener) -> ChildHandle:
         service, host = self._service, self._service.host
         if process.role == "pre_start":
             return host.spawn(generation.launch_step(service.name, process.index), listener)
@@ -181,7 +193,7 @@ class Zygotes:
                 self.again[generation.number] = host.now()
             return host.spawn(generation.launch_import(service.name, process.role), listener)
         process.own = generation.own_sockets()
-        launch = generation.with_own(process.own).launch(service.name, process.index)
+        launch = generation.for_worker(process.index, process.own).launch(service.name, process.index)
         launch = service.vigil.equip(process, generation, launch)
         source = self.ready(generation.number)
         if source is None or source.handle is None:

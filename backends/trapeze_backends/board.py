@@ -22,6 +22,8 @@ Behind all slots there is one of the same size for each worker, for how long req
      8  f64     seconds that they have waited, all together
     16  f64     the longest of these
     24  22 u64  requests by the time they have waited, as above
+   200  u32     connections and 1, where the worker notes them; 0: it does not, or accepts no more (`fairshare`)
+   204  u32     connections that it has accepted, modulo 2 ** 32
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
     from trapeze_backends.contract import Job
 
 __all__ = [
+    "ACCEPTED",
     "BUCKETS",
+    "CONNECTIONS",
+    "CREW",
     "FLAGS",
     "FULL",
     "IN_FLIGHT",
@@ -60,6 +65,11 @@ LOOP = 4
 # Places in the three views of the slot: u64, f64 and u32.
 _BEAT, _REQUESTS, OLDEST, _GAP, _CLASSES, _TIMES = 1, 2, 4, 5, 6, 10
 IN_FLIGHT, FLAGS = 6, 7
+
+CREW = 64
+"""Workers that know how many connections the others have: those in the first slots."""
+CONNECTIONS, ACCEPTED = 50, 51
+"""Places in the second slot as u32."""
 
 BUCKETS = 22
 FIRST = -15
@@ -87,7 +97,7 @@ class Board:
     """
 
     def __init__(self, place: dict[str, Any] | None) -> None:
-        view, waits = _views(place)
+        view, waits, self.crew = _views(place)
         self.numbers: memoryview[int] = view.cast("Q")
         self.times: memoryview[float] = view.cast("d")
         self.small: memoryview[int] = view.cast("I")
@@ -135,25 +145,32 @@ class Waits:
         self.times: memoryview[float] = view.cast("d")
 
 
-def _views(place: dict[str, Any] | None) -> tuple[memoryview[int], memoryview[int]]:
+Crew = tuple["memoryview[int]", "memoryview[int]", int]
+
+
+def _views(place: dict[str, Any] | None) -> tuple[memoryview[int], memoryview[int], Crew | None]:
     if place is None:
-        return memoryview(bytearray(SIZE)), memoryview(bytearray(SIZE))
-    fd, start = place["fd"], place["slot"] * SIZE
+        return memoryview(bytearray(SIZE)), memoryview(bytearray(SIZE)), None
+    fd, slot = place["fd"], place["slot"]
+    second, crew = memoryview(bytearray(SIZE)), None
     try:
-        first = _mapped(fd, start)
-        second = _mapped(fd, place["waits"] + start) if "waits" in place else memoryview(bytearray(SIZE))
+        first = _mapped(fd, slot * SIZE)
+        if "waits" in place:
+            second = _mapped(fd, place["waits"] + slot * SIZE)
+            if slot < CREW:
+                crew = _mapped(fd, 0, CREW), _mapped(fd, place["waits"], CREW), slot
     except (OSError, ValueError) as error:
         raise StartError(f"cannot map the scoreboard: {error}") from None
     finally:
         os.close(fd)
-    return first, second
+    return first, second, crew
 
 
-def _mapped(fd: int, start: int) -> memoryview[int]:
+def _mapped(fd: int, start: int, slots: int = 1) -> memoryview[int]:
     import mmap
 
     base = start - start % mmap.ALLOCATIONGRANULARITY
-    pages = mmap.mmap(fd, start - base + SIZE, offset=base)
+    pages = mmap.mmap(fd, start - base + slots * SIZE, offset=base)
     return memoryview(pages)[start - base :]
 
 

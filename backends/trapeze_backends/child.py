@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["EXIT_START_FAILED", "leave", "main", "read_job"]
+__all__ = ["EXIT_START_FAILED", "main", "read_job"]
 
 EXIT_START_FAILED = 3
 
@@ -46,14 +46,18 @@ def main(job_fd: int) -> NoReturn:
             from trapeze_backends.serve import run
 
             run(job, notifier, loaded)
-            sys.exit(0)
-        from trapeze_backends.serve import serve
+        else:
+            from trapeze_backends.serve import serve
 
-        serve(job, notifier)
+            serve(job, notifier)
     except StartError as error:
+        from trapeze_backends.finish import leave
+
         notifier.error(error.message, traceback=error.traceback, hint=error.hint)
         leave(EXIT_START_FAILED)
-    sys.exit(0)
+    from trapeze_backends.finish import end
+
+    end(0)
 
 
 def read_job(fd: int) -> Job:
@@ -64,13 +68,3 @@ def read_job(fd: int) -> Job:
         text += piece
     os.close(fd)
     return Job(loads(text.rpartition(b"\0")[2].decode()))
-
-
-def leave(status: int) -> NoReturn:
-    """End without waiting for whatever threads the app has started while it was imported."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            continue
-    os._exit(status)

@@ -103,6 +103,8 @@ class Job:
             Listener(entry.get("name", ""), entry["fd"], entry.get("address", ""), entry.get("backlog") or 2048)
             for entry in get("sockets") or []
         ]
+        self.own_sockets: bool = bool(get("own_sockets"))
+        """No other worker accepts on them."""
         # the app
         self.app: str = get("app") or ""
         self.factory: bool = bool(get("factory"))

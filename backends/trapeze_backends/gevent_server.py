@@ -13,6 +13,7 @@ import gevent.socket
 
 from trapeze_backends.ambiguous import ambiguity
 from trapeze_backends.endless import unread_bytes
+from trapeze_backends.gevent_share import sharing
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app
 
@@ -28,9 +29,10 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     live: set[Any] = set()
     handler = _handler(_base_handler(options.get("websocket", False)), live, worker)
     servers = []
+    server_class = sharing(gevent.pywsgi.WSGIServer, worker.share)
     for sock in sockets:
         green = gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        server = gevent.pywsgi.WSGIServer(
+        server = server_class(
             green,
             _asked(adapt_app(app, green, worker, tell=True), worker.app),
             spawn=options.get("spawn", "default"),

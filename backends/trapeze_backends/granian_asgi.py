@@ -84,11 +84,14 @@ class _Server:
         self.app = app
         self.worker = worker
         self.loop = loop
-        self.exchanges: set[Any] = set()
-        """Requests and WebSockets that are in the app."""
         self._sockets = sockets
         self._asked = asyncio.Event()
-        self._every: list[Calls] = []
+        self._every: list[_Calls] = []
+
+    @property
+    def exchanges(self) -> list[Any]:
+        """Requests and WebSockets that are in the app."""
+        return [exchange for calls in self._every for exchange in calls.live]
 
     async def serve(self) -> None:
         """Start-up, health, doors, ready; then look after them until it is time to leave."""
@@ -100,7 +103,7 @@ class _Server:
         doors = self._open(lifespan.state)
         worker.ready()
         while not worker.stopping:
-            worker.beat(sum(calls.begun for calls in self._every), len(self.exchanges))
+            worker.beat(sum(calls.begun for calls in self._every), sum(len(calls.live) for calls in self._every))
             await self._pause(min(door.widen(True) for door in doors))
         end = time.monotonic() + job.patience
         await self._drain(doors, end)
@@ -130,7 +133,7 @@ class _Server:
         try:
             made = settings(self.worker, 1)
             for sock, listener in zip(self._sockets, self.worker.job.listeners, strict=True):
-                calls = Calls()
+                calls = _Calls()
                 self._every.append(calls)
                 serve = _server(self._runner(sock, names, calls, state), self.loop, options)
                 doors.append(Door(sock, listener.backlog, made, limited(self.worker, PERMITS), serve, calls))
@@ -151,12 +154,12 @@ class _Server:
             if not doors and not self.exchanges:
                 return
             if now >= end:
-                for exchange in list(self.exchanges):
+                for exchange in self.exchanges:
                     exchange.task.cancel()
                 return
 
     def _end_endless(self, told: dict[Any, float], now: float) -> None:
-        for exchange in list(self.exchanges):
+        for exchange in self.exchanges:
             if exchange not in told:
                 if exchange.is_endless:
                     told[exchange] = now
@@ -165,21 +168,19 @@ class _Server:
                 exchange.task.cancel()
 
     def _runner(
-        self, sock: socket.socket, names: dict[Any, str], calls: Calls, state: dict[str, Any]
+        self, sock: socket.socket, names: dict[Any, str], calls: _Calls, state: dict[str, Any]
     ) -> Callable[[Any], Coroutine[Any, Any, None]]:
         """Return what is called for each request: a coroutine function, given granian's "watcher"."""
         name = sock.getsockname()
         is_unix = sock.family == socket.AF_UNIX
         server = (names.get(name, name), None) if is_unix else name[:2]
-        app, exchanges = self.app, self.exchanges
+        app, following, enter, leave = self.app, calls.next, calls.live.add, calls.live.discard
 
         async def run(watcher: Any) -> None:
             scope = watcher.scope
-            number = calls.begun = calls.next()
-            exchange: Any = (_Channel if scope["type"] == "websocket" else _Exchange)(self, watcher, calls, number)
-            calls.live.add(number)
-            calls.unanswered.add(number)
-            exchanges.add(exchange)
+            number = calls.begun = following()
+            exchange: Any = (_Channel if scope["type"] == "websocket" else _Exchange)(self, watcher, number)
+            enter(exchange)
             scope["server"] = server
             host, port = scope["client"]
             scope["client"] = None if is_unix else (host, int(port))
@@ -195,9 +196,7 @@ class _Server:
                 if not exchange.over:
                     traceback.print_exc()
             finally:
-                exchanges.discard(exchange)
-                calls.live.discard(number)
-                calls.unanswered.discard(number)
+                leave(exchange)
                 watcher.done()  # a 500 if there is no answer, and one that is not whole is cut off
 
         return run
@@ -229,21 +228,31 @@ async def _nothing() -> None:
     """What is sent goes nowhere."""
 
 
+class _Calls(Calls):
+    """The requests of one socket, all on the thread of the loop: in the app are these very exchanges."""
+
+    __slots__ = ()
+
+    def unanswered(self) -> list[int]:
+        return [exchange.number for exchange in self.live if not exchange.answered]
+
+
 class _Exchange:
     """One request: `receive` and `send` as the app gets them."""
 
-    __slots__ = ("_calls", "_head", "_is_read", "_number", "_proto", "_server", "_tells", "_waiting", "over", "task")
+    # Most requests change few of these: what is not set for each of them costs none of them anything.
+    _head: Any = None
+    _is_read = False
+    _waiting: asyncio.Future[None] | None = None
+    answered = False
+    """The app has begun to."""
+    over = False
 
-    def __init__(self, server: _Server, watcher: Any, calls: Calls, number: int) -> None:
+    def __init__(self, server: _Server, watcher: Any, number: int) -> None:
         self._server = server
         self._proto = watcher.proto
-        self._calls = calls
-        self._number = number
-        self._head: Any = None
-        self._is_read = False
-        self._tells = watcher.scope["http_version"] != "2"  # HTTP/2 has no such header, and a word of its own
-        self._waiting: asyncio.Future[None] | None = None
-        self.over = False
+        self._watcher = watcher
+        self.number = number
         self.task: Any = asyncio.current_task()
 
     @property
@@ -272,16 +281,16 @@ class _Exchange:
         """The next piece of the answer."""
         if self.over:
             return _nothing()
-        kind = message["type"]
-        if kind == "http.response.start":
+        if message["type"] == "http.response.start":
             status = message["status"]
             if not 200 <= status <= 999:  # granian would end the process over it
                 raise ValueError(f"{status!r} is no status")
             self._head = message
-            if self._tells and self._server.worker.stopping:
+            # HTTP/2 has no such header, and a word of its own.
+            if self._server.worker.stopping and self._watcher.scope["http_version"] != "2":
                 message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
-        elif self._number in self._calls.unanswered:
-            self._calls.unanswered.discard(self._number)
+        else:
+            self.answered = True
         sent: Awaitable[None] = self._proto.send(message)
         return sent
 
@@ -296,13 +305,13 @@ class _Exchange:
 class _Channel:
     """One WebSocket."""
 
-    __slots__ = ("_calls", "_number", "_proto", "_server", "is_endless", "over", "task")
+    __slots__ = ("_proto", "_server", "answered", "is_endless", "number", "over", "task")
 
-    def __init__(self, server: _Server, watcher: Any, calls: Calls, number: int) -> None:
+    def __init__(self, server: _Server, watcher: Any, number: int) -> None:
         self._server = server
         self._proto = watcher.proto
-        self._calls = calls
-        self._number = number
+        self.number = number
+        self.answered = False
         self.is_endless = False
         """Its handshake is done; one that is under way is a request like others."""
         self.over = False
@@ -320,7 +329,7 @@ class _Channel:
         if self.over:
             return
         await self._proto.send(message)
-        self._calls.unanswered.discard(self._number)
+        self.answered = True
         self.is_endless = message["type"] == "websocket.accept" or self.is_endless
 
     def end(self) -> None:

@@ -34,7 +34,7 @@ from trapeze_backends.granian import unknown_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from trapeze_backends.worker import Worker
@@ -94,17 +94,19 @@ class Calls:
 
     Attributes:
         begun: how many have come.
-        live: in the app now, by their numbers.
-        unanswered: those of them that the app has not begun to answer.
+        live: in the app now: their numbers, or what bears them.
     """
 
-    __slots__ = ("begun", "live", "next", "unanswered")
+    __slots__ = ("begun", "live", "next")
 
     def __init__(self) -> None:
         self.begun = 0
         self.next: Callable[[], int] = itertools.count(1).__next__
-        self.live: set[int] = set()
-        self.unanswered: set[int] = set()
+        self.live: set[Any] = set()
+
+    def unanswered(self) -> Sequence[int]:
+        """The numbers of those that the app has not begun to answer. Asked only while it drains."""
+        raise NotImplementedError
 
 
 class Settings:
@@ -280,8 +282,8 @@ class Door:
         On Unix sockets only what has come since we watch is seen.
         """
         if not self._is_unix:
-            return len(self._calls.unanswered)
-        return sum(number > self._last for number in list(self._calls.unanswered))
+            return len(self._calls.unanswered())
+        return sum(number > self._last for number in self._calls.unanswered())
 
     def _tell(self) -> None:
         """granian's own stop: it closes what is idle, says GOAWAY to HTTP/2 clients, and waits for the rest."""

@@ -50,11 +50,11 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     for _ in range(threads):
         tokens.put(None)
     wake = worker.wake_fd()
-    every: list[Calls] = []
+    every: list[_Calls] = []
     doors = []
     try:
         for sock, listener in zip(sockets, job.listeners, strict=True):
-            calls = Calls()
+            calls = _Calls()
             every.append(calls)
             serve = _server(_runner(app, sock, worker, calls, tokens), job.options.get("runtime_mode", "auto"))
             doors.append(Door(sock, listener.backlog, made, limited(worker, threads), serve, calls))
@@ -96,18 +96,17 @@ def _server(runner: Callable[[Any, Any], None], mode: str) -> Callable[[dict[str
 
 
 def _runner(
-    app: Any, sock: socket.socket, worker: Worker, calls: Calls, tokens: SimpleQueue[None]
+    app: Any, sock: socket.socket, worker: Worker, calls: _Calls, tokens: SimpleQueue[None]
 ) -> Callable[[Any, dict[str, Any]], None]:
     """Return what granian's threads call for each request."""
     facts = _facts(sock, worker)
     get, put = tokens.get, tokens.put
-    begin, end = calls.unanswered.add, calls.unanswered.discard
-    enter, leave = calls.live.add, calls.live.discard
+    following, enter, leave = calls.next, calls.live.add, calls.live.discard
 
     def run(proto: Any, environ: dict[str, Any]) -> None:
-        number = calls.begun = calls.next()
-        enter(number)
-        begin(number)
+        answer = Answer()
+        answer.number = calls.begun = following()
+        enter(answer)
         get()  # with several worker objects there are several pools of threads
         try:
             environ.update(facts)
@@ -117,20 +116,27 @@ def _runner(
                 environ["wsgi.input"] = Input(environ["wsgi.input"])
             else:
                 environ["wsgi.input"] = io.BytesIO()
-            answer = Answer()
             result = app(environ, answer)
             if type(result) is list and len(result) == 1 and answer.status and not answer.written:
                 answer.send(proto, worker, environ, result[0])
             else:
-                _answer(result, answer, proto, worker, environ, lambda: end(number))
+                _answer(result, answer, proto, worker, environ)
         except BaseException:
             _failed(proto)
         finally:
             put(None)
-            end(number)
-            leave(number)
+            leave(answer)
 
     return run
+
+
+class _Calls(Calls):
+    """In the app are these very answers."""
+
+    __slots__ = ()
+
+    def unanswered(self) -> list[int]:
+        return [answer.number for answer in list(self.live) if not answer.sent]
 
 
 def _facts(sock: socket.socket, worker: Worker) -> dict[str, Any]:
@@ -153,9 +159,10 @@ def _facts(sock: socket.socket, worker: Worker) -> dict[str, Any]:
 class Answer:
     """start_response, and what it was told."""
 
-    __slots__ = ("headers", "sent", "status", "written")
+    __slots__ = ("headers", "number", "sent", "status", "written")
 
     def __init__(self) -> None:
+        self.number = 0
         self.status = ""
         self.headers: list[tuple[str, str]] = []
         self.written: list[bytes] = []
@@ -190,9 +197,7 @@ class Answer:
         proto.response_bytes(*self.head(worker, environ), body)
 
 
-def _answer(
-    result: Any, answer: Answer, proto: Any, worker: Worker, environ: dict[str, Any], begun: Callable[[], None]
-) -> None:
+def _answer(result: Any, answer: Answer, proto: Any, worker: Worker, environ: dict[str, Any]) -> None:
     try:
         if isinstance(result, (list, tuple)) and answer.status:
             answer.send(proto, worker, environ, b"".join([*answer.written, *result]))
@@ -205,7 +210,6 @@ def _answer(
             answer.send(proto, worker, environ, b"".join(answer.written))
             return
         pieces.first = b"".join([*answer.written, first])
-        begun()
         proto.response_iter(*answer.head(worker, environ), pieces)
     finally:
         if hasattr(result, "close"):

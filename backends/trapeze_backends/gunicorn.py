@@ -12,7 +12,7 @@ import sys
 import time
 
 from trapeze_backends.contract import Backend, Problem, StartError
-from trapeze_backends.gunicorn_accept import accept_when_free
+from trapeze_backends.gunicorn_accept import accept_in_turn, accept_when_free
 from trapeze_backends.gunicorn_drain import adapt_gevent, adapt_sync, adapt_threads, ending_app
 from trapeze_backends.gunicorn_settings import (
     GREEN,
@@ -194,7 +194,8 @@ def _adapt(base: type[Any], worker: Worker) -> type[Any]:
             module.STOP_KEEPALIVE_LINGER = worker.job.drain_grace  # type: ignore[attr-defined]
         if not hasattr(base, "set_accept_enabled"):
             return _drain_old_threads(adapted, worker)
-        return adapt_threads(accept_when_free(_free_the_address(adapted, worker)), worker)
+        modest = accept_when_free(accept_in_turn(_free_the_address(adapted, worker), worker))
+        return adapt_threads(modest, worker)
     if base.__name__ == "SyncWorker":
         return adapt_sync(adapted, worker)
     if base.__name__ == "GeventWorker":

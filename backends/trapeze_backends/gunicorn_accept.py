@@ -6,20 +6,52 @@ one of four workers were served at a third of the rate of 32 on four.
 
 Connections that are kept compete for the threads with new ones, which must not wait for ever: where requests are
 answered, one new connection is accepted every `PATIENCE` seconds even if no thread is free.
+
+Of kept connections that ask for little no thread is ever busy for long: there whoever has more than its part lets the
+others go first (`fairshare`).
 """
 
 from __future__ import annotations
 
 import time
 
+from trapeze_backends.fairshare import Turn
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["accept_when_free"]
+    from trapeze_backends.worker import Worker
+
+__all__ = ["accept_in_turn", "accept_when_free"]
 
 PATIENCE = 0.05
 """Seconds. Long beside the time in which a sibling wakes up, short beside what a client notices."""
+
+
+def accept_in_turn(base: type[Any], worker: Worker) -> type[Any]:
+    """Return a subclass of gunicorn's ThreadWorker (24 and newer) that lets siblings go first. On the main thread."""
+    turn = Turn(worker.share)
+
+    class InTurn(base):
+        """Knows how many connections its siblings have."""
+
+        def accept(self, listener: Any) -> None:
+            before = self.nr_conns
+            super().accept(listener)
+            if self.nr_conns > before:
+                turn.accepted(self.nr_conns)
+
+        def wait_for_and_dispatch_events(self, timeout: float) -> None:
+            others_first = turn.left(self.nr_conns)
+            if not self.alive:
+                worker.share.leave()
+            elif others_first:
+                self.set_accept_enabled(False)
+                timeout = min(timeout, others_first)
+            super().wait_for_and_dispatch_events(timeout)
+
+    return InTurn
 
 
 def accept_when_free(base: type[Any]) -> type[Any]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from trapeze_backends.contract import StartError
 from trapeze_backends.endless import is_endless_raw, unread_bytes
+from trapeze_backends.gate import Gate
 from trapeze_backends.gunicorn_settings import last_line
 from trapeze_backends.unixnames import unix_names
 from trapeze_backends.worker import Worker
@@ -37,6 +39,7 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
         """See the module's docstring."""
 
         _main: asyncio.Task[Any] | None = None
+        _gate: Gate | None = None
 
         def run(self) -> None:
             from gunicorn.asgi import lifespan
@@ -46,7 +49,7 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
             self._open: set[Any] = set()
             manager, protocol = lifespan.LifespanManager, gasgi.ASGIProtocol
             lifespan.LifespanManager = _manager(manager, reasons, worker)
-            gasgi.ASGIProtocol = _protocol(protocol, self._open, worker)
+            gasgi.ASGIProtocol = _protocol(protocol, self._open, worker, lambda: self._gate)
             _name_unix_sockets(sys.modules[protocol.__module__], unix_names(self.sockets, worker.job.listeners))
             self._can_keep = hasattr(protocol, "_will_close")
             try:
@@ -64,10 +67,12 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
         def notify(self) -> None:
             super().notify()
             self._main = asyncio.current_task(self.loop)
+            self._gate = self._gate or _gate(worker, self)
 
         def _graceful_in_loop(self) -> None:
             if worker.stopping:
                 return
+            self._gate = _without(self._gate)
             if self._main is None or not self._can_keep:
                 super()._graceful_in_loop()
                 return
@@ -77,6 +82,19 @@ def adapt_asgi(base: type[Any], worker: Worker) -> type[Any]:
             self.loop.call_later(worker.job.drain_grace, _close, self.loop, self._open, set())
 
     return Adapted
+
+
+def _gate(worker: Worker, server: Any) -> Gate | None:
+    """What is before its listeners, once it accepts."""
+    if worker.share.is_alone or worker.stopping:
+        return None
+    return Gate(worker.share, [each.sock for each in server.sockets], server.loop)
+
+
+def _without(gate: Gate | None) -> Gate | None:
+    if gate is not None:
+        gate.close()
+    return None
 
 
 def _name_unix_sockets(module: Any, names: dict[Any, str]) -> None:
@@ -167,9 +185,14 @@ def _manager(base: type[Any], reasons: list[BaseException], worker: Worker) -> t
     return Manager
 
 
-def _protocol(base: type[Any], connections: set[Any], worker: Worker) -> type[Any]:
+def _protocol(base: type[Any], connections: set[Any], worker: Worker, gate: Callable[[], Gate | None]) -> type[Any]:
     class Protocol(base):
         """Known while it is open; announces the end of the connection while draining."""
+
+        def __init__(self, *args: Any, **more: Any) -> None:
+            if (before := gate()) is not None:
+                before.accepted()
+            super().__init__(*args, **more)
 
         head: Any = ()
         """The headers of the answer that was begun last."""
@@ -184,6 +207,8 @@ def _protocol(base: type[Any], connections: set[Any], worker: Worker) -> type[An
 
         def connection_lost(self, exc: BaseException | None) -> None:
             connections.discard(self)
+            if (before := gate()) is not None:
+                before.left()
             super().connection_lost(exc)
 
         def _will_close(self, *args: Any) -> bool:

@@ -120,6 +120,8 @@ def adapt_gevent(base: type[Any], worker: Worker) -> type[Any]:
     import gevent
     import gevent.event
 
+    from trapeze_backends.gevent_share import sharing
+
     live: dict[Any, _Waiting] = {}
     stopped = gevent.event.Event()
 
@@ -162,6 +164,7 @@ def adapt_gevent(base: type[Any], worker: Worker) -> type[Any]:
         def run(self) -> None:
             module = sys.modules[next(each for each in base.__mro__ if each.__name__ == "GeventWorker").__module__]
             module.gevent = _Gevent(gevent, stopped)  # type: ignore[attr-defined]
+            module.StreamServer = sharing(module.StreamServer, worker.share)  # type: ignore[attr-defined]
             super().run()
 
     return Adapted

@@ -92,7 +92,7 @@ class _Server:
             await self.lifespan.start()
             await worker.check_health(self.app, self.lifespan.state)
         hypercorn.protocol.H2Protocol = _H2
-        acceptor = self._acceptor()
+        acceptor = self.acceptor = self._acceptor()
         if not worker.stopping:
             acceptor.start()
             worker.ready()
@@ -106,14 +106,24 @@ class _Server:
         unix = [names.get(sock.getsockname()) for sock in self.sockets]
         if self.worker.interface == "asgi":
             self.apps = [self.exchanges.around(self.app, (name, None) if name else None) for name in unix]
-            return Acceptor(self.sockets, self._take)
+            return Acceptor(self.sockets, self._take, share=self.worker.share, connections=self._count)
         from trapeze_backends.hypercorn_wsgi import make_apps
 
         pool, apps = make_apps(self.app, self.sockets, self.worker, self.config)
         self.apps = [self.exchanges.around(app) for app in apps]
-        acceptor = Acceptor(self.sockets, self._take, lambda: pool.has_room, lambda: pool.finished)
+        acceptor = Acceptor(
+            self.sockets,
+            self._take,
+            lambda: pool.has_room,
+            lambda: pool.finished,
+            share=self.worker.share,
+            connections=self._count,
+        )
         pool.freed = acceptor.look
         return acceptor
+
+    def _count(self) -> int:
+        return len(self.connections) + len(self.opening)
 
     def _take(self, place: int, connection: socket.socket, address: Any) -> None:
         task = asyncio.ensure_future(self._open(place, connection))
@@ -137,6 +147,7 @@ class _Server:
                 await made
             finally:
                 del self.connections[task]
+                self.acceptor.left()
 
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=LIMIT), connected)
 

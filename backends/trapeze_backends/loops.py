@@ -9,12 +9,14 @@ import sys
 from typing import Any
 
 from trapeze_backends.endless import unread_bytes
+from trapeze_backends.fairshare import PAUSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine, Sequence
 
+    from trapeze_backends.fairshare import Share
     from trapeze_backends.worker import Worker
 
 __all__ = ["TICK", "Acceptor", "beat_until_stopped", "catch_signals", "run_loop", "stop_accepting", "unread"]
@@ -140,6 +142,8 @@ class Acceptor:
         take: called with the place of the listener, the new connection (non-blocking) and its address.
         room: is there a thread for one more? None: there always is.
         finished: how many requests have been finished so far; asked only where `room` says no.
+        share: of this worker: where it has too many connections, its siblings go first (`fairshare`).
+        connections: how many it has.
     """
 
     def __init__(
@@ -148,12 +152,17 @@ class Acceptor:
         take: Callable[[int, socket.socket, Any], None],
         room: Callable[[], bool] | None = None,
         finished: Callable[[], int] = lambda: 0,
+        *,
+        share: Share | None = None,
+        connections: Callable[[], int] = lambda: 0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
         self._take = take
         self._room = room
         self._finished = finished
+        self._share = share
+        self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
         self._open = False
 
@@ -161,6 +170,8 @@ class Acceptor:
         """Accept from now on."""
         if not self._open:
             self._open = True
+            if self._share is not None:
+                self._share.note(self._connections())
             for place, sock in enumerate(self._sockets):
                 self._loop.add_reader(sock.fileno(), self._accept, place)
 
@@ -177,8 +188,15 @@ class Acceptor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._share is not None:
+            self._share.leave()
         for sock in self._sockets:
             sock.close()
+
+    def left(self) -> None:
+        """To be called when a connection has ended."""
+        if self._share is not None and self._open:
+            self._share.note(self._connections())
 
     def _pause(self) -> None:
         if self._open:
@@ -205,6 +223,20 @@ class Acceptor:
             return
         connection.setblocking(False)
         self._take(place, connection, address)
+        self._let_others_go_first()
+
+    def _let_others_go_first(self) -> None:
+        share, connections = self._share, self._connections()
+        if share is not None and share.accepted(connections) and self._timer is None:
+            share.pause(connections)
+            self._pause()
+            self._timer = self._loop.call_later(PAUSE, self._after_others)
+
+    def _after_others(self) -> None:
+        self._timer = None
+        if self._share is not None:
+            self._share.resume()
+        self.start()
 
     def _wait(self, seconds: float, finished: int) -> None:
         self._pause()

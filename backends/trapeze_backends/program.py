@@ -100,7 +100,8 @@ def load() -> Any:
 
     What fails is reported to the supervisor, and ends the process with 3.
     """
-    from trapeze_backends.child import EXIT_START_FAILED, leave, read_job
+    from trapeze_backends.child import EXIT_START_FAILED, read_job
+    from trapeze_backends.finish import leave
     from trapeze_backends.serve import adopt, begin, load_app, prepare_app
     from trapeze_backends.stacks import register
 

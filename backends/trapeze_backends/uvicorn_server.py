@@ -16,6 +16,7 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import Server
 
 from trapeze_backends.contract import StartError
+from trapeze_backends.gate import Gate
 from trapeze_backends.unixnames import unix_names
 from trapeze_backends.uvicorn_drain import drain, note_heads
 from trapeze_backends.worker import Worker
@@ -50,7 +51,33 @@ def make_server(app: Any, sockets: list[socket.socket], worker: Worker) -> Serve
     config.load()
     note_heads(config.http_protocol_class)
     _name_unix_sockets(config, unix_names(sockets, job.listeners))
-    return DrainingServer(config, worker)
+    server = DrainingServer(config, worker)
+    if not worker.share.is_alone:
+        _count_connections(config, server)
+    return server
+
+
+def _count_connections(config: Config, server: DrainingServer) -> None:
+    """Tell the gate of the server of each connection that comes and goes."""
+    base: Any = config.http_protocol_class
+    if not inspect.isclass(base):
+        return
+
+    class Counted(base):
+        """One connection."""
+
+        def __init__(self, *args: Any, **more: Any) -> None:
+            if server.gate is not None:
+                server.gate.accepted()
+            super().__init__(*args, **more)
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            super().connection_lost(exc)
+            if server.gate is not None:
+                server.gate.left()
+
+    Counted.__name__ = base.__name__
+    config.http_protocol_class = Counted
 
 
 def _name_unix_sockets(config: Config, names: dict[Any, str]) -> None:
@@ -148,6 +175,7 @@ class DrainingServer(Server):
     def __init__(self, config: Config, worker: Worker) -> None:
         super().__init__(config)
         self.worker = worker
+        self.gate: Gate | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -185,11 +213,15 @@ class DrainingServer(Server):
         except SystemExit:
             raise _lifespan_failed(self.lifespan) from None
         if self.started:
+            if not self.worker.share.is_alone:
+                self.gate = Gate(self.worker.share, sockets or [], asyncio.get_running_loop())
             self.worker.ready()
 
     async def on_tick(self, counter: int) -> bool:
         """Once each tenth of a second."""
         self.worker.beat(self.server_state.total_requests, len(self.server_state.tasks))
+        if self.gate is not None:
+            self.gate.count(len(self.server_state.connections))
         if counter % 50 == 0 and self.worker.is_orphan:
             self._graceful()
         return bool(await super().on_tick(counter))
@@ -206,6 +238,9 @@ class DrainingServer(Server):
 
     async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.close()
         for server in self.servers:
             if isinstance(server, asyncio.base_events.Server):
                 for transport in server.sockets:

@@ -14,6 +14,7 @@ from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from trapeze_backends.accepting import Beats, Room
 from trapeze_backends.endless import unread_bytes
+from trapeze_backends.fairshare import Turn
 from trapeze_backends.worker import Worker
 from trapeze_backends.wsgi_common import adapt_app
 
@@ -35,6 +36,7 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
     dispatcher = _Pool(room)
     dispatcher.set_thread_count(threads)
     channel_class = _channel_class(worker, room)
+    turn = Turn(worker.share)
     # One call per socket: TCP and Unix may not be mixed in one.
     for sock in sockets:
         adapted = adapt_app(app, sock, worker)
@@ -43,14 +45,19 @@ def run(app: Any, sockets: list[socket.socket], worker: Worker) -> None:
         )
         server.channel_class = channel_class
         server.__class__ = _server_class(type(server))
-        server.room = room
+        server.room, server.turn = room, turn
         servers.append(server)
     _Wake(worker.wake_fd(), map=channels)
     worker.restore_backlog([server.socket for server in servers])
     worker.ready()
     beats, cleanup = Beats(worker, room), servers[0].adj.cleanup_interval
     while not worker.stopping:
-        wasyncore.loop(timeout=min(beats.beat(), cleanup), map=channels, use_poll=True, count=1)
+        others_first = turn.left(sum(len(server.active_channels) for server in servers))
+        timeout = min(beats.beat(), cleanup, others_first or cleanup)
+        for server in servers:
+            server.waits = bool(others_first)
+        wasyncore.loop(timeout=timeout, map=channels, use_poll=True, count=1)
+    worker.share.leave()
     for server in servers:
         server.accepting = False
         # Not server.close(): that one ends the trigger, which the threads need to have their answers sent.
@@ -97,19 +104,25 @@ class _Pool(ThreadedTaskDispatcher):
 
 def _server_class(base: type[Any]) -> type[Any]:
     class Server(base):
-        """Accepts when a thread is free."""
+        """Accepts when a thread is free, and siblings have no fewer connections."""
 
         room: Room
+        turn: Turn
+        waits = False
+        """It is the siblings' turn."""
 
         def readable(self) -> bool:
             """Asked before each poll."""
-            return bool(super().readable()) and self.room.has_place()
+            return not self.waits and bool(super().readable()) and self.room.has_place()
 
         def handle_accept(self) -> None:
             """Another listener may have taken the last place since the poll."""
             if self.room.has_place():
                 self.room.accepted()
+                before = len(self.active_channels)
                 super().handle_accept()
+                if len(self.active_channels) > before:
+                    self.turn.accepted(before + 1)
 
         def maintenance(self, now: float) -> None:
             """Close idle connections, but none whose request is there already, or may still come as its first."""

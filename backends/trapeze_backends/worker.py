@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import sys
 import time
 
 from trapeze_backends.board import Board, Limits
 from trapeze_backends.contract import StartError
+from trapeze_backends.fairshare import Share
+from trapeze_backends.finish import end, leave
 from trapeze_backends.installed import faster
 from trapeze_backends.measured import Meter
 from trapeze_backends.orphan import let_go, socket_inode
@@ -55,6 +56,8 @@ class Worker:
         self._board = Board(job.board)
         self.waits = self._board.waits
         """Where it is noted how long requests have waited."""
+        self.share = Share(None if job.own_sockets else self._board.crew)
+        """How many connections it has, by what its siblings have."""
         self._limits = Limits(job, time.monotonic())
         # Once more: a forked worker has another stderr than its zygote. Servers reset signals, but no real-time ones.
         register(job.dump_signal)
@@ -72,6 +75,8 @@ class Worker:
     def holds(self, sockets: list[socket.socket]) -> None:
         """Called by the child: the sockets whose backlog `ready` sets again."""
         self._sockets = sockets
+        if any(_is_its_own(sock) for sock in sockets):
+            self.share = Share(None)
         self._doors = frozenset(socket_inode(sock.fileno()) for sock in sockets)  # servers detach them, or close some
 
     def catch_signals(self, wake: Callable[[], object] | None = None) -> None:
@@ -123,19 +128,11 @@ class Worker:
 
     def leave_now(self, status: int = 0) -> NoReturn:
         """End the process, without waiting for requests or threads."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
-                continue
-        os._exit(status)
+        leave(status)
 
     def leave(self) -> NoReturn:
         """End the process as a program ends that has drained: for servers that do not return from `run`."""
-        import atexit
-
-        atexit._run_exitfuncs()
-        self.leave_now()
+        end(0, wait=False)
 
     def fail(self, error: StartError) -> NoReturn:
         """Report why it cannot start, and end: for servers that do not return from `run`."""
@@ -248,3 +245,12 @@ def _silence() -> None:
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
             os.dup2(null, fd)
     os.close(null)
+
+
+def _is_its_own(sock: socket.socket) -> bool:
+    """Has each worker a socket of its own on that address? Then nobody else can take what waits on this one."""
+    import socket as sockets
+
+    if sock.family not in (sockets.AF_INET, sockets.AF_INET6):
+        return False
+    return bool(sock.getsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEPORT))

@@ -15,6 +15,7 @@ import sys
 from trapeze_backends import forkclean
 from trapeze_backends.contract import Job, StartError
 from trapeze_backends.features import is_program, why_not_preloaded
+from trapeze_backends.finish import keep_files, leave
 from trapeze_backends.forking import Line, Order, Reserve, begin, close_all, fork_reserve, fork_worker, own_pid
 from trapeze_backends.notify import Notifier
 from trapeze_backends.serve import Loaded, import_app
@@ -52,6 +53,7 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
         unsafe = f"the garbage collector of {sys.implementation.name} moves what forked workers would share"
     forks = job.mode == "zygote" and (not unsafe or job.preload is True)
     if threshold is not None:
+        keep_files()
         gc.freeze()  # or the first full collection would write to every object, and copy every page
     if not forks:
         _resume(threshold)
@@ -191,9 +193,4 @@ def _resume(threshold: tuple[int, int, int] | None) -> None:
 
 def _leave(signum: int = 0, frame: FrameType | None = None) -> NoReturn:
     """End at once: exit handlers of the app are for processes that have served."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError, RuntimeError):
-            continue
-    os._exit(0)
+    leave(0)

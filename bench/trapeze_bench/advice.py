@@ -9,19 +9,16 @@ workers follows from the cores and from how much of a request's time is processo
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import msgspec
 
-from trapeze_bench.compare import Verdict
-from trapeze_bench.findings import at, clean, errors, leaders, near_ceiling, reference, tail, versus
-from trapeze_bench.results import Generator, Result, Study
+from trapeze_bench.certainty import BORING, UNKNOWN, Sure, Surroundings, certainty, later, verdicts
+from trapeze_bench.findings import at, clean, crowded, errors, leaders, near_ceiling, reference, versus
+from trapeze_bench.results import Report, Result, Study
 from trapeze_bench.words import listed, median, number, ratio, several
 
-__all__ = ["THREADED", "Advice", "Sure", "advise", "share_of_processor"]
+__all__ = ["THREADED", "Advice", "advise", "share_of_processor", "surroundings"]
 
-Sure = Literal["high", "medium", "low"]
-BORING = ("gunicorn", "uvicorn")
 THREADED = frozenset(
     {"chaussette", "cheroot", "granian", "gunicorn", "hypercorn", "tornado", "uwsgi", "waitress", "werkzeug"}
 )
@@ -33,7 +30,6 @@ BOUND = 0.5
 ROUND_TRIP = 1.0
 """Milliseconds of a request that are no waiting of the app: its way over loopback, the client, the scheduler."""
 MOST_THREADS = 32
-ENOUGH_ROUNDS = 3
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -59,38 +55,43 @@ class Advice(msgspec.Struct, frozen=True):
     """What would make it another one."""
 
 
-def advise(study: Study, *, cores: int | None = None, generator: Generator | None = None) -> Advice:
+def surroundings(report: Report) -> Surroundings:
+    """What a report says of them."""
+    return Surroundings(report.machine.cores, report.machine.load, report.generator)
+
+
+def advise(study: Study, around: Surroundings = UNKNOWN) -> Advice:
     """Recommend a backend, workers and threads.
 
     Args:
         study: what was measured.
-        cores: of the machine; the number of workers is that of the study where it is not known.
-        generator: of the load: what comes near to its limit was not measured itself.
+        around: the machine and the generator. The number of workers is that of the study where the cores are not
+            known; what was measured beside others at work, or came near to the limit of the generator, is less sure.
     """
     found = leaders(study)
     if not found:
         return _nothing(study)
     first = found[0]
     same = [each for each in found if each is first or _level(study, first, each)]
-    prompt = [each for each in same if not any(_later(each, other) for other in same)] or same
+    prompt = [each for each in same if not any(later(each, other) for other in same)] or same
     first, same = prompt[0], prompt
     chosen = next((each for name in BORING for each in same if each.backend == name), first) if same[1:] else first
-    sure, why = _certainty(study, first, same, generator)
-    workers, threads, counted = _sizes(study, chosen, cores)
+    sure, why, remedies = certainty(study, first, same, around)
+    workers, threads, counted = _sizes(study, chosen, around)
     with_threads = f" and {several(threads, 'thread')} each" if threads else ""
-    certainty = f"How sure: {sure}, since {why}."
-    words = f"{chosen.backend}, {several(workers, 'worker')}{with_threads}. {certainty}"
+    sentence = f"How sure: {sure}, since {why}."
+    words = f"{chosen.backend}, {several(workers, 'worker')}{with_threads}. {sentence}"
     return Advice(
         chosen.backend,
         chosen.name,
         workers,
         threads,
         sure,
-        certainty,
+        sentence,
         words,
         _command(study, chosen, workers, threads),
         [*_reasons(study, chosen, first, same), *counted],
-        list(_changes(study, chosen, workers, generator)),
+        [*remedies, *_changes(study, chosen, workers, around)],
     )
 
 
@@ -105,49 +106,8 @@ def _nothing(study: Study) -> Advice:
 
 def _level(study: Study, first: Result, other: Result) -> bool:
     """Not clearly slower at any number of connections: to take it instead costs nothing that was measured."""
-    found = _verdicts(study, other, first)
-    return bool(found) and "slower" not in found and not _later(other, first)
-
-
-def _later(one: Result, other: Result) -> bool:
-    found = tail(one, other)
-    saturated = bool(one.fixed and one.fixed.saturated and other.fixed and not other.fixed.saturated)
-    return saturated or (found is not None and found.verdict == "slower")
-
-
-def _certainty(study: Study, first: Result, same: list[Result], generator: Generator | None) -> tuple[Sure, str]:
-    """How sure, and why not more."""
-    rounds = min((len(run.rates) for run in first.closed), default=0)
-    if not study.finished or rounds < ENOUGH_ROUNDS:
-        why = f"it was measured for no more than {several(rounds, 'round')}"
-        return "low", why if study.finished else "the measurement was cut short"
-    if len(same) > 1:
-        names = listed(each.name for each in same)
-        taken = "the one that most people run" if any(each.backend in BORING for each in same) else "the first"
-        return "low", f"{names} are the same within the noise: of these it is {taken}"
-    others = [each for each in leaders(study) if each is not first]
-    if not others:
-        return "medium", "there was no other to compare it with"
-    if first.name in near_ceiling(study, generator):
-        return "medium", "it came near to what the generator can drive"
-    level = [each.name for each in others if "faster" not in _verdicts(study, first, each)]
-    if level:
-        return "low", f"in requests per second it is the same as {listed(level)} within the noise"
-    unclear = [each.name for each in others if not _everywhere(study, first, each)]
-    if unclear:
-        return "medium", f"it is not ahead of {listed(unclear)} at every number of connections"
-    later = [each.name for each in others if _later(first, each)]
-    if later:
-        return "medium", f"it is the fastest, but answers later at the fixed rate than {listed(later)}"
-    return "high", "it is ahead at every number of connections, and its late answers are no later than those of others"
-
-
-def _everywhere(study: Study, first: Result, other: Result) -> bool:
-    return set(_verdicts(study, first, other)) == {"faster"}
-
-
-def _verdicts(study: Study, one: Result, other: Result) -> list[Verdict]:
-    return [it.verdict for number in study.connections if (it := versus(one, other, number))]
+    found = verdicts(study, other, first)
+    return bool(found) and "slower" not in found and not later(other, first)
 
 
 def _reasons(study: Study, chosen: Result, first: Result, same: list[Result]) -> list[str]:
@@ -188,11 +148,14 @@ def share_of_processor(study: Study, result: Result) -> float | None:
     return 1.0 if latency - cpu < ROUND_TRIP else min(1.0, cpu / latency)
 
 
-def _sizes(study: Study, chosen: Result, cores: int | None) -> tuple[int, int | None, list[str]]:
-    share = share_of_processor(study, chosen)
+def _sizes(study: Study, chosen: Result, around: Surroundings) -> tuple[int, int | None, list[str]]:
+    share, cores = share_of_processor(study, chosen), around.cores
     workers = cores or study.workers
     if share is None:
         return workers, None, [_as_cores(workers, cores, "nothing is known of the processor time of a request")]
+    if share < BOUND and _others(around):
+        why = "others had the processor, too: nobody knows whether a request waited for that or for what the app asks"
+        return workers, None, [_as_cores(workers, cores, why)]
     threaded = study.interface == "wsgi" and chosen.backend in THREADED
     threaded = threaded and not any(word in chosen.name.partition("+")[2] for word in UNTHREADED)
     part = f"{100 * share:.0f} % of a request's time is processor time"
@@ -213,6 +176,10 @@ def _sizes(study: Study, chosen: Result, cores: int | None) -> tuple[int, int | 
     return more, None, [f"{several(more, 'worker')}: {why}"]
 
 
+def _others(around: Surroundings) -> bool:
+    return around.cores is not None and crowded(around.load, around.cores)
+
+
 def _as_cores(workers: int, cores: int | None, why: str) -> str:
     of = "one for each core" if cores else "as many as were measured, the cores are not known"
     return f"{several(workers, 'worker')}, {of}: {why}"
@@ -229,7 +196,7 @@ def _command(study: Study, chosen: Result, workers: int, threads: int | None) ->
 # -- what else could be -----------------------------------------------------------------------------------------------
 
 
-def _changes(study: Study, chosen: Result, workers: int, generator: Generator | None) -> list[str]:
+def _changes(study: Study, chosen: Result, workers: int, around: Surroundings) -> list[str]:
     changes = []
     if workers != study.workers:
         changes.append(
@@ -239,11 +206,11 @@ def _changes(study: Study, chosen: Result, workers: int, generator: Generator | 
     share = share_of_processor(study, chosen)
     if study.interface == "wsgi" and share is not None and share >= BOUND:
         changes.append("an app that waits, for a database or for other services, needs a server with threads")
-    if share is not None and share < BOUND:
+    if share is not None and share < BOUND and not _others(around):
         changes.append(
             f"where the app waits less ({number(100 * share, 2)} % is processor time here), fewer threads or workers do"
         )
-    if near_ceiling(study, generator):
+    if near_ceiling(study, around.generator):
         changes.append("a generator on a machine of its own could tell the fastest ones apart")
     if len(study.requests) == 1:
         changes.append(f"only {study.requests[0]} was asked for: give the mix of your app by --requests-file")

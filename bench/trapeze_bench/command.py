@@ -8,15 +8,17 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
+from trapeze_bench.machine import AUTOGROUP, packages, setting
 from trapeze_bench.table import Figure, render
 from trapeze_bench.targets import Failed
 
 __all__ = ["run", "say"]
 
 Extent = TypeVar("Extent")
+PACKAGES = ("trapeze-server", "gunicorn", "uvicorn", "uvloop", "httptools")
+"""What the figures hang on."""
 
 
 def run(
@@ -52,24 +54,13 @@ def _plain(figure: Figure) -> dict[str, Any]:
 
 def _machine() -> dict[str, str]:
     """What the figures hang on. A load well above the number of our own processes means that others were at work."""
-    found = {
+    return {
         "processors": str(os.cpu_count()),
         "load": f"{os.getloadavg()[0]:.1f}",
-        "autogroup": _setting("/proc/sys/kernel/sched_autogroup_enabled"),
+        "autogroup": setting(AUTOGROUP) or "none",
         "Linux": platform.release(),
         "Python": platform.python_version(),
+        "trapeze-server": "a checkout",
+        **dict.fromkeys(PACKAGES[1:], "missing"),
+        **packages(PACKAGES),
     }
-    for package in ("trapeze-server", "gunicorn", "uvicorn", "uvloop", "httptools"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "a checkout" if package == "trapeze-server" else "missing"
-    return found
-
-
-def _setting(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return "none"

@@ -18,8 +18,10 @@ from trapeze_bench.words import counts, listed, median, milliseconds, rate, rati
 __all__ = [
     "Line",
     "at",
+    "at_work",
     "clean",
     "counterpart",
+    "crowded",
     "errors",
     "headline",
     "leaders",
@@ -34,7 +36,6 @@ __all__ = [
 OURS = "trapeze"
 CEILING = 0.8
 """Of what the generator can drive: above it the generator is what is measured."""
-
 
 TELLS = 0.5
 """Chance of a verdict from which on there are too few rounds for one."""
@@ -127,6 +128,16 @@ def near_ceiling(study: Study, generator: Generator | None) -> list[str]:
         return []
     limit = CEILING * generator.ceiling
     return [each.name for each in study.results if any((median(run.rates) or 0) >= limit for run in each.closed)]
+
+
+def crowded(load: float, cores: int) -> bool:
+    """Was so much at work when it began that the numbers are those of others, too?"""
+    return load > BUSY * cores
+
+
+def at_work(load: float, cores: int) -> str:
+    """In words: "load 10.1 on 2 cores"."""
+    return f"load {load:.1f} on {several(cores, 'core')}"
 
 
 # -- the headline -----------------------------------------------------------------------------------------------------
@@ -269,9 +280,9 @@ def _doubts(report: Report, study: Study) -> Iterator[Line]:
     elif study.rounds < LEAST_ROUNDS:
         yield Line("note", f"fewer than {LEAST_ROUNDS} rounds: no difference can be told from chance")
     machine = report.machine
-    if machine.load > BUSY * machine.cores:
-        at_work = f"load {machine.load:.1f} on {several(machine.cores, 'core')}"
-        yield Line("note", f"others were at work when it began ({at_work}): the numbers are theirs as well")
+    if crowded(machine.load, machine.cores):
+        words = f"others were at work when it began ({at_work(machine.load, machine.cores)})"
+        yield Line("note", f"{words}: the numbers are theirs as well")
     if near := near_ceiling(study, report.generator):
         limit = rate(report.generator.ceiling if report.generator else None)
         words = f"so near to what the generator can drive ({limit}/s) that it was measured, too"

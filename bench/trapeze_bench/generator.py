@@ -58,18 +58,18 @@ class Wrk:
 
     name = "wrk"
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, threads: int | None = None) -> None:
+        """`threads`: of wrk; None: half of those processors that are not the server's."""
         self.program = program
         self.version = wrk.version(program)
+        self.threads = threads or max(_threads() // 2, 1)
 
     def run(self, wanted: Wanted) -> Found:
         """As of `Generator`."""
         with tempfile.TemporaryDirectory(prefix="trapeze-wrk-") as directory:
             path = Path(directory, "load.lua")
             path.write_text(wrk.script(wanted.asked))
-            argv = wrk.command(
-                self.program, str(path), wanted.port, wanted.connections, wanted.seconds, max(_threads() // 2, 1)
-            )
+            argv = wrk.command(self.program, str(path), wanted.port, wanted.connections, wanted.seconds, self.threads)
             try:
                 done = output(argv, wanted.seconds + GRACE)
                 return wrk.read(done.stdout if done.returncode == 0 else done.stderr + done.stdout)

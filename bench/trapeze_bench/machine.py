@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from trapeze_bench.results import Machine
 from trapeze_bench.targets import BENCH
 
-__all__ = ["look", "packages"]
+__all__ = ["AUTOGROUP", "look", "packages", "setting"]
+
+AUTOGROUP = "/proc/sys/kernel/sched_autogroup_enabled"
 
 
 def look(versions: Mapping[str, str]) -> Machine:
@@ -30,7 +32,7 @@ def look(versions: Mapping[str, str]) -> Machine:
         versions={"trapeze-server": "a checkout", **packages(["trapeze-server"]), **versions},
         commit=_commit(),
         load=round(os.getloadavg()[0], 2),
-        autogroup=_first_line("/proc/sys/kernel/sched_autogroup_enabled") == "1",
+        autogroup=setting(AUTOGROUP) == "1",
     )
 
 
@@ -73,7 +75,8 @@ def _field(path: str, name: str) -> str:
     return found.partition(":")[2].strip()
 
 
-def _first_line(path: str) -> str:
+def setting(path: str) -> str:
+    """What a file of /proc/sys says; empty where this kernel has no such setting."""
     try:
         with open(path) as file:
             return file.readline().strip()

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ http {{
     scgi_temp_path scgi;
     keepalive_requests 1000000000;
     upstream app {{
-        server {upstream} max_fails=0;
+        {servers}
         {keepalive}
     }}
     server {{
@@ -61,11 +61,12 @@ http {{
 """
 
 
-def config(*, upstream: str, port: int, empty: int, root: bool, kept: int = KEPT) -> str:
+def config(*, upstream: Sequence[str], port: int, empty: int, root: bool, kept: int = KEPT) -> str:
     """The configuration.
 
     Args:
-        upstream: where the contestants listen: "127.0.0.1:8000", "unix:/run/web.sock".
+        upstream: where the contestants listen: "127.0.0.1:8000", "unix:/run/web.sock"; of several, who has least
+            to do is asked.
         port: port that passes on to it.
         empty: port of `return 200`.
         root: we are root: then its worker would be somebody else, who may not enter a private directory.
@@ -73,9 +74,9 @@ def config(*, upstream: str, port: int, empty: int, root: bool, kept: int = KEPT
     """
     user = "user root root;" if root else ""
     keepalive, connection = (f"keepalive {kept};", '""') if kept else ("", "close")
-    return CONFIG.format(
-        user=user, upstream=upstream, port=port, empty=empty, keepalive=keepalive, connection=connection
-    )
+    servers = " ".join(f"server {each} max_fails=0;" for each in upstream)
+    servers = f"least_conn; {servers}" if len(upstream) > 1 else servers
+    return CONFIG.format(user=user, servers=servers, port=port, empty=empty, keepalive=keepalive, connection=connection)
 
 
 class Nginx:
@@ -101,12 +102,12 @@ def version(program: str) -> str:
 
 
 @contextmanager
-def running(program: str, upstream: str | None = None, kept: int = KEPT) -> Iterator[Nginx]:
+def running(program: str, upstream: Sequence[str] = (), kept: int = KEPT) -> Iterator[Nginx]:
     """Run it on free ports, with files in a directory of its own, and stop it at the end.
 
     Args:
         program: nginx.
-        upstream: where the server behind it listens; None: on a port of 127.0.0.1, `Nginx.upstream`.
+        upstream: where the servers behind it listen; none: on a port of 127.0.0.1, `Nginx.upstream`.
         kept: see `config`.
 
     Raises:
@@ -114,7 +115,7 @@ def running(program: str, upstream: str | None = None, kept: int = KEPT) -> Iter
     """
     with tempfile.TemporaryDirectory(prefix="trapeze-nginx-") as directory, held():
         nginx = Nginx(free_port(), free_port(), free_port())
-        behind = upstream or f"127.0.0.1:{nginx.upstream}"
+        behind = upstream or [f"127.0.0.1:{nginx.upstream}"]
         text = config(upstream=behind, port=nginx.port, empty=nginx.empty, root=os.getuid() == 0, kept=kept)
         Path(directory, "nginx.conf").write_text(text)
         with open(os.path.join(directory, "stderr"), "wb") as stderr:

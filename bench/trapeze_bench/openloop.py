@@ -1,6 +1,8 @@
 """The load client: requests that are due at times of their own, whatever becomes of the earlier ones. A program.
 
-    python -m trapeze_bench.openloop '{"port": 8000, "rate": 1000, "kept": 32}' RESULT
+    python -m trapeze_bench.openloop PLAN RESULT
+
+PLAN is a file: {"port": 8000, "rate": 1000, "kept": 32} (JSON, see `Plan`).
 
 Each request is timed from the moment it was due: a server that stands still delays all that come meanwhile, not just
 one. Nothing is tried again. It prints `go` when it begins, goes on until its stdin ends, waits for what is under way
@@ -300,7 +302,8 @@ def _part(values: list[float], part: float) -> float:
 
 def run() -> None:
     """The program."""
-    plan = Plan(**json.loads(sys.argv[1]))
+    with open(sys.argv[1]) as file:
+        plan = Plan(**json.load(file))
     try:
         import uvloop
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.resources import files
 
-from trapeze_bench.advice import Advice, advise
+from trapeze_bench.advice import Advice, advise, surroundings
 from trapeze_bench.charts import SYMBOLS
 from trapeze_bench.findings import Line, headline
 from trapeze_bench.markup import Markup, join, raw, table, tag
@@ -32,7 +32,7 @@ def page(report: Report) -> str:
     name = study.app if study else ", ".join(each.name for each in report.scenarios) or "nothing measured"
     parts = [SYMBOLS, _header(report, name), _first(report)]
     if study is not None:
-        parts.append(_advice(advise(study, cores=report.machine.cores, generator=report.generator)))
+        parts.append(_advice(advise(study, surroundings(report))))
         parts += study_sections(study)
     parts += [_scenario(each) for each in report.scenarios]
     parts.append(_method(report))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from trapeze_bench import procfs, wire
+from trapeze_bench import procfs, wire, wrk
+from trapeze_bench.generator import Generator, Wanted, Wrk
 from trapeze_bench.pairs import PAIRS
+from trapeze_bench.requestlist import ROOT
 from trapeze_bench.table import Figure, middle, pairwise, spread
 from trapeze_bench.targets import WORKERS, Failed, Running, Target, running
+from trapeze_bench.words import counts
 
 __all__ = ["Effort", "alternate", "duel", "kill", "start", "throughput"]
 
@@ -173,13 +174,14 @@ def duel(name: str, one: Running, other: Running, effort: Effort, *, at_least: f
     """Both servers under wrk in turns: the ratio of their rates, and of the processor time that a request takes."""
     costs: dict[str, list[float]] = {one.name: [], other.name: []}
     idle: list[float] = []
+    made = _generator()
     for server in (one, other):
         server.first_answer()
         server.all_up()
-        _wrk(server, 1)
+        _rate(made, server, 1)
 
     def load(server: Running) -> float:
-        rate, cost, idled = _load(server, other if server is one else one, effort.load_seconds)
+        rate, cost, idled = _load(made, server, other if server is one else one, effort.load_seconds)
         costs[server.name].append(cost)
         idle.append(idled)
         return rate
@@ -205,7 +207,7 @@ def _cost(name: str, costs: dict[str, list[float]], ours: str, native: str) -> F
     return Figure(f"processor time per request, {name}", pairwise(one, other), "ratio", note=note, samples=costs)
 
 
-def _load(server: Running, idle: Running, seconds: int) -> tuple[float, float, float]:
+def _load(made: Generator, server: Running, idle: Running, seconds: int) -> tuple[float, float, float]:
     """One run of wrk.
 
     Returns:
@@ -215,17 +217,22 @@ def _load(server: Running, idle: Running, seconds: int) -> tuple[float, float, f
     families = [[each.pid, *procfs.descendants(each.pid)] for each in (server, idle)]
     before = [sum(procfs.activity(pid).cpu for pid in family) for family in families]
     began = time.monotonic()
-    rate = _wrk(server, seconds)
+    rate = _rate(made, server, seconds)
     passed = time.monotonic() - began
     spent = [sum(procfs.activity(pid).cpu for pid in family) for family in families]
     return rate, 1e6 * (spent[0] - before[0]) / (rate * seconds), 100 * (spent[1] - before[1]) / passed
 
 
-def _wrk(server: Running, seconds: int) -> float:
+def _generator() -> Wrk:
+    program = wrk.find()
+    if program is None:
+        raise Failed("wrk is not installed")
+    return Wrk(program, threads=1)
+
+
+def _rate(made: Generator, server: Running, seconds: int) -> float:
     """Requests per second."""
-    argv = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://127.0.0.1:{server.port}/"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 30, check=True)
-    found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    if found is None or "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        raise Failed(f"{server.name}: wrk says\n{done.stdout}{done.stderr}")
-    return float(found[1])
+    found = made.run(Wanted(server.port, CONNECTIONS, seconds, [ROOT]))
+    if found.errors:
+        raise Failed(f"{server.name}: not every request was answered: {counts(found.errors)}")
+    return found.rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from trapeze_bench.advice import advise
+from trapeze_bench.advice import advise, surroundings
 from trapeze_bench.compare import Comparison
 from trapeze_bench.findings import at, errors, headline, paired, ranked, reference, tail, versus
 from trapeze_bench.grid import Column, bar, grid, wrapped
@@ -204,7 +204,7 @@ def _judged(standing: Standing) -> str:
 
 
 def _advice(report: Report, study: Study, width: int) -> str:
-    found = advise(study, cores=report.machine.cores, generator=report.generator)
+    found = advise(study, surroundings(report))
     lines = ["Recommended", wrapped(found.words, width, "  ")]
     lines += [f"\n  {found.command}\n"] if found.command else []
     lines += [wrapped(reason, width, "  - ") for reason in found.reasons]

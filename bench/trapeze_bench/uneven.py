@@ -1,7 +1,7 @@
-"""Does a short request wait behind a slow one while a worker is free? Behind nginx, with its upstream connections kept
-and not kept.
+"""Does a short request wait behind a slow one while a worker is free? Behind nginx, in several ways to listen and to
+connect.
 
-Four workers on one Unix socket, nginx in front. Two clients ask for something that blocks a worker for 200 ms, again
+Four workers on a Unix socket, nginx in front. Two clients ask for something that blocks a worker for 200 ms, again
 and again; meanwhile short requests are due at a fixed rate, each timed from when it was due. Two workers are always
 free, so that none of the short ones need wait.
 """
@@ -12,9 +12,10 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from trapeze_bench import nginx, wire
 from trapeze_bench.loads import loaded, quantile
@@ -22,14 +23,40 @@ from trapeze_bench.openloop import Plan
 from trapeze_bench.table import Figure
 from trapeze_bench.targets import WORKERS, Failed, Running, program, started, until
 
-__all__ = ["CASES", "Effort", "uneven"]
+__all__ = ["CASES", "WAYS", "Effort", "Found", "Way", "figures", "markdown", "measure"]
 
 BLOCKERS = 2
 RATE = 100.0
 """Short requests per second."""
-KEPT = 64
-"""Idle connections that nginx keeps, where it keeps some."""
 WARM = 1.0
+
+
+def _one_socket(path: str) -> list[str]:
+    return [f"unix:{path}"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the service listens, and how nginx connects to it."""
+
+    name: str
+    """Heading of its column."""
+    kept: int
+    """Idle connections that each nginx worker keeps; 0: none."""
+    flags: Sequence[str] = ()
+    """More words for `trapeze serve`."""
+    servers: Callable[[str], list[str]] = _one_socket
+    """From the path of the socket to the servers of nginx's upstream."""
+
+
+WAYS = {
+    each.name: each
+    for each in (
+        Way("keepalive 64", 64),
+        Way("none kept", 0),
+    )
+}
+"""By name, in the order of the columns."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +67,11 @@ class Case:
     interface: str
     options: Sequence[str] = ()
 
-    def argv(self, path: str) -> list[str]:
+    def argv(self, path: str, way: Way) -> list[str]:
         """The command line, on a Unix socket."""
         words = ["serve", f"trapeze_bench.uneven_app:{self.interface}", "--workers", str(WORKERS)]
         words += ["--backend", self.backend, *(word for option in self.options for word in ("--option", option))]
-        return [*program("trapeze"), *words, "--bind", f"unix:{path}"]
+        return [*program("trapeze"), *words, "--bind", f"unix:{path}", *way.flags]
 
 
 CASES = {
@@ -69,38 +96,80 @@ class Effort:
 
     seconds: float = 10.0
     rounds: int = 3
+    say: Callable[[str], None] = lambda text: None
+    """Progress, for whoever waits."""
 
 
-def uneven(names: Sequence[str], effort: Effort) -> list[Figure]:
-    """Each backend, with nginx's upstream connections kept and not kept, in turn."""
-    figures = []
-    reference: dict[int, float] = {}
+@dataclass(frozen=True)
+class Found:
+    """What the short ones took, milliseconds; and how many slow ones were served."""
+
+    p50: float
+    p99: float
+    longest: float
+    slow: float
+    """Per second."""
+
+
+Samples = dict[tuple[str, str], list[Found]]
+"""By backend and way: one of each round."""
+
+
+def measure(names: Sequence[str], ways: Sequence[str], effort: Effort) -> Samples:
+    """Each backend in each way, in turn; the reference first.
+
+    Raises:
+        Failed: a request was lost, or there is no nginx.
+    """
     order = [REFERENCE, *(name for name in names if name != REFERENCE)]
-    samples: dict[tuple[str, int], list[tuple[float, float, float, float]]] = {}
-    for _ in range(effort.rounds):
+    samples: Samples = {}
+    for number in range(effort.rounds):
         for name in order:
-            for kept in (0, KEPT):
-                samples.setdefault((name, kept), []).append(_once(CASES[name], kept, effort.seconds))
-    for (name, kept), found in samples.items():
-        p50, p99, longest, slow = (sorted(column)[len(column) // 2] for column in zip(*found, strict=True))
-        reference.setdefault(kept, p99)
+            for way in ways:
+                found = _once(CASES[name], WAYS[way], effort.seconds)
+                samples.setdefault((name, way), []).append(found)
+                effort.say(f"round {number + 1}, {name}, {way}: p50 {found.p50:.1f}, p99 {found.p99:.1f} ms")
+    return samples
+
+
+def _middle(found: Sequence[Found]) -> Found:
+    """The median of the rounds, of each number by itself."""
+    columns = ([getattr(each, name) for each in found] for name in ("p50", "p99", "longest", "slow"))
+    return Found(*(sorted(column)[len(column) // 2] for column in columns))
+
+
+def figures(samples: Samples) -> list[Figure]:
+    """A row for each backend and way."""
+    made = []
+    for (name, way), rounds in samples.items():
+        found, reference = _middle(rounds), _middle(samples[REFERENCE, way])
         note = (
-            f"p50 {p50:.1f} ms, longest {longest:.0f} ms, {slow:.1f} slow ones/s; {REFERENCE} {reference[0]:.1f} ms; "
-            f"in the rounds {', '.join(f'{each[1]:.1f}' for each in found)}"
+            f"p50 {found.p50:.1f} ms, longest {found.longest:.0f} ms, {found.slow:.1f} slow ones/s; "
+            f"{REFERENCE} {reference.p99:.1f} ms; in the rounds {', '.join(f'{each.p99:.1f}' for each in rounds)}"
         )
-        how = f"keepalive {kept}" if kept else "none kept"
-        figures.append(Figure(f"short ones' p99, {name}, {how}", p99, "ms", note=note))
-    return figures
+        made.append(Figure(f"short ones' p99, {name}, {way}", found.p99, "ms", note=note))
+    return made
 
 
-def _once(case: Case, kept: int, seconds: float) -> tuple[float, float, float, float]:
-    """p50, p99 and longest of the short ones in ms, and slow ones per second."""
+def markdown(samples: Samples) -> str:
+    """The table of the guide: p50 / p99 in ms, a row for each backend and a column for each way."""
+    ways = list(dict.fromkeys(way for _, way in samples))
+    lines = [f"| backend | {' | '.join(ways)} |", f"|---|{'---|' * len(ways)}"]
+    for name in dict.fromkeys(name for name, _ in samples):
+        cells = (_middle(samples[name, way]) for way in ways)
+        lines.append(f"| {name} | {' | '.join(f'{each.p50:.1f} / {each.p99:.1f}' for each in cells)} |")
+    return "\n".join(lines)
+
+
+def _once(case: Case, way: Way, seconds: float) -> Found:
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trapeze-uneven-"))
         path = os.path.join(directory, "web.sock")
-        server = stack.enter_context(started(case.backend, case.argv(path)))
-        until(lambda: _answers(server, path), f"{case.backend}: an answer")
-        front = stack.enter_context(nginx.running(_program(), f"unix:{path}", kept))
+        server = stack.enter_context(started(case.backend, case.argv(path, way)))
+        servers = way.servers(path)
+        for each in servers:
+            until(partial(_answers, server, each.removeprefix("unix:")), f"{case.backend}: an answer")
+        front = stack.enter_context(nginx.running(_program(), servers, way.kept))
         slow = stack.enter_context(_blocked(front.port))
         time.sleep(WARM)  # all workers are there, and the connections that are kept
         before, began = slow[0], time.monotonic()
@@ -111,7 +180,7 @@ def _once(case: Case, kept: int, seconds: float) -> tuple[float, float, float, f
     if result.lost:
         raise Failed(f"{case.backend}: {len(result.lost)} requests were lost: {result.lost[0][1]}")
     took = sorted(1000 * each for each in result.took)
-    return quantile(took, 0.5), quantile(took, 0.99), took[-1], done / passed
+    return Found(quantile(took, 0.5), quantile(took, 0.99), took[-1], done / passed)
 
 
 def _program() -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from trapeze_bench import procfs
+from trapeze_bench.apps import APPS
 from trapeze_bench.documents import loads
 from trapeze_bench.results import Report, Result
 
@@ -163,6 +164,25 @@ def test_a_factory_elsewhere(shop: Path, tmp_path_factory: pytest.TempPathFactor
         assert result.fixed is not None and result.fixed.rate == 50
 
 
+def test_an_app_of_the_bench_is_asked_what_it_has(tmp_path: Path) -> None:
+    out, _ = bench(tmp_path, "--app", "upload", *LITTLE, "--backends", "waitress", "--json", "-")
+
+    study = loads(out).study
+    assert study is not None
+    assert (study.app, study.requests) == ("trapeze_bench.apps.upload:wsgi", ["POST /"])
+    for result in study.results:
+        check_complete(result)
+
+
+def test_apps_of_the_bench_are_shown_with_what_they_stand_for(tmp_path: Path) -> None:
+    shown, _ = bench(tmp_path, "--app", "list")
+    _, said = bench(tmp_path, "--app", "nobody", code=2)
+
+    assert [line.split()[0] for line in shown.splitlines()] == list(APPS)
+    assert all(app.stands_for in line for app, line in zip(APPS.values(), shown.splitlines(), strict=True))
+    assert said.startswith(shown)
+
+
 def test_ctrl_c_leaves_nothing_and_reports_what_there_is(shop: Path) -> None:
     words = ["--backends", "waitress", "--connections", "2,4", "--seconds", "1", "--path", "/good", "--json", "r.json"]
     with (
@@ -218,6 +238,9 @@ def test_sigterm_before_anything_was_measured(shop: Path) -> None:
         (["shop:wsgi", "--html", "none/page.html"], 2, "there is no directory"),
         (["shop:wsgi", "--app-dir", "none"], 2, "there is no such directory"),
         ([], 2, "which app?"),
+        (["--app", "shop"], 2, "there is no app 'shop' in the bench; there are those above"),
+        (["--app", "hello", "shop:wsgi"], 2, "--app hello and shop:wsgi: one app at a time"),
+        (["--app", "hello", "--factory"], 2, "--factory says how to find an app of yours"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_long_run(shop: Path, words: list[str], code: int, said: str) -> None:

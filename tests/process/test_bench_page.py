@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from trapeze_bench.page import page
+from trapeze_bench.picture import picture as drawn
 
 from tests.support.benchdoc import sample
 from tests.support.browser import picture, probe
@@ -46,6 +47,23 @@ def test_it_is_seen(written: Path, dark: bool) -> None:
     assert len(found.colours) > 30
     accent = bytes.fromhex("56d3bf" if dark else "0b7066")
     assert found.colours[accent] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_picture_of_a_full_run_is_seen_as_an_image(tmp_path: Path, dark: bool) -> None:
+    """As a README shows it: inside of a page that says nothing of light and dark."""
+    (tmp_path / "summary.svg").write_text(drawn({"wsgi": sample()}))
+    path = tmp_path / "readme.html"
+    path.write_text('<html><body style="margin: 0"><img src="summary.svg"></body></html>')
+    found = picture(path, 920, 500, dark=dark)
+
+    assert found.ground == bytes.fromhex("101413" if dark else "fcfcfa")
+    drawn_part = 1 - found.colours[found.ground] / (920 * 500)
+    assert 0.05 < drawn_part < 0.5
+    for accent in ("3fae9e", "ff9c66") if dark else ("0b7066", "b23c08"):
+        assert found.colours[bytes.fromhex(accent)] > 20
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ SAME = {"hypercorn-asyncio", "aiohttp-asyncio", "uwsgi-program"}
 """Other loops, or another program, below a server that is here already."""
 SOCKETS = {"geventwebsocket", "gevent-websocket"}
 """WSGI servers with WebSockets."""
+KEPT = "keepalive = 8"
+"""In [nginx]: an order on a connection that nginx has kept is what it could be tempted to repeat."""
 SLOW = 4
 """Clients that are slow at one time: more than there are workers."""
 
@@ -198,7 +200,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def front(site: Site, nginx: Make, case: Case) -> Iterator[Front]:
     options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in case.options.items())
-    made = Front(site, nginx, case.backend, f"options = {{ {options} }}", case.interface)
+    made = Front(site, nginx, case.backend, f"options = {{ {options} }}", case.interface, KEPT)
     yield made
     assert made.trapeze.stop() == 0
 

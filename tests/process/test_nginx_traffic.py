@@ -22,15 +22,38 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+KEPT = "keepalive = 8"
+"""In [nginx]. Without it no connection is kept here: two workers share a Unix socket."""
+
+
+@pytest.fixture(params=[""])
+def kept(request: pytest.FixtureRequest) -> str:
+    """What [nginx] says of connections to the app; by default nothing."""
+    return str(request.param)
+
+
+either = pytest.mark.parametrize("kept", ["", KEPT], ids=["none-kept", "kept"], indirect=True)
+
+
 @pytest.fixture
-def front(site: Site, nginx: Make, backend: str) -> Front:
+def front(site: Site, nginx: Make, backend: str, kept: str) -> Front:
     options = 'options = { worker_class = "gthread" }' if backend == "gunicorn" else ""
-    return Front(site, nginx, backend, options)
+    return Front(site, nginx, backend, options, section=kept)
+
+
+@either
+def test_connections_to_the_app_are_kept_or_closed(front: Front, kept: str) -> None:
+    """It is nginx that closes them: the app is not asked to."""
+    assert front.listener.get("/nothing-kept-yet").status_code < 500
+    until(lambda: front.connections() == (2 if kept else 1), what="one that is kept" if kept else "all closed")
+    with front.listener.client() as client:
+        for _ in range(20):
+            assert client.get("/").json()["connection"] == ""
+    until(lambda: front.connections() == (2 if kept else 1), what="one that is kept" if kept else "all closed")
 
 
 def test_requests_of_every_kind(front: Front) -> None:
     with front.listener.client() as client:
-        assert client.get("/").json()["connection"] == "", "the connection to the app is kept"
         assert client.head("/").status_code == 200
         big = b"0123456789abcdef" * (50 * 2**16)
         answer = client.post("/echo", content=big).json()
@@ -98,6 +121,7 @@ def deadly_orders(front: Front) -> list[int]:
     return [front.posts(f"/{number}/die") for number in range(3)]
 
 
+@either
 def test_nothing_that_counts_is_repeated_when_a_worker_dies(front: Front) -> None:
     assert deadly_orders(front) == [1, 1, 1]
 
@@ -111,7 +135,7 @@ def test_it_would_be_repeated_if_nginx_were_told_to(site: Site, nginx: Make) -> 
             "keepalive_timeout 500ms;", "keepalive_timeout 30s;"
         )
 
-    assert max(deadly_orders(Front(site, nginx, "uvicorn", change=careless))) > 1
+    assert max(deadly_orders(Front(site, nginx, "uvicorn", change=careless, section=KEPT))) > 1
 
 
 def test_websocket(site: Site, nginx: Make) -> None:

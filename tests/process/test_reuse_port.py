@@ -1,4 +1,4 @@
-"""reuse_port: each worker has a socket of its own, and as little is lost as with a common one.
+"""listen = "reuseport": each worker has a socket of its own, and as little is lost as with a common one.
 
 The control is a worker that is killed: what waits at its socket is lost, and it is seen.
 """
@@ -131,7 +131,7 @@ def config(backend: str, sockets: str = "", web: str = "") -> str:
     return f"""
         [sockets.web]
         bind = "127.0.0.1:0"
-        reuse_port = true
+        listen = "reuseport"
         {sockets}
         [services.web]
         app = "shop:{interface}"
@@ -288,10 +288,10 @@ def test_it_cannot_change_under_the_workers(site: Site) -> None:
     text = config("sync").replace("127.0.0.1:0", f"{host}:{port}")
     site.write("trapeze.toml", text)
     assert server.ctl("reload").code == 0, "the same address, written with its port"
-    site.write("trapeze.toml", text.replace("reuse_port = true", ""))
+    site.write("trapeze.toml", text.replace('listen = "reuseport"', ""))
     done = server.ctl("reload")
     assert done.code == 2
-    assert "reuse_port cannot change while workers accept there" in done.err
+    assert 'listen = "reuseport" cannot come or go while workers accept there' in done.err
     assert b" 200 " in ask((host, port))
     assert server.stop() == 0
 
@@ -314,7 +314,7 @@ def test_a_command_gets_one_that_listens(site: Site) -> None:
         f"""
         [sockets.web]
         bind = "127.0.0.1:0"
-        reuse_port = true
+        listen = "reuseport"
         [services.web]
         command = "{sys.executable} {site.directory}/plain.py {{fd:web}}"
         socket = "web"
@@ -330,7 +330,7 @@ def test_a_command_gets_one_that_listens(site: Site) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="needs two users")
 def test_a_worker_of_another_user_may_listen() -> None:
     """The kernel shares an address among sockets of one user only: they are bound before the worker is another."""
-    (reserved,) = open_sockets("web", SocketSpec(bind="127.0.0.1:0", reuse_port=True), systemd={})
+    (reserved,) = open_sockets("web", SocketSpec(bind="127.0.0.1:0", listen="reuseport"), systemd={})
     own = reserved.beside(listening=False)
     pid = os.fork()
     if pid == 0:
@@ -352,8 +352,8 @@ def test_check_says_what_is_lost(site: Site) -> None:
 
     done = run("check", "-c", str(site.file), cwd=site.directory)
     assert done.code == 0
-    assert "note: sockets.web: reuse_port: no shared_queue: each worker has a queue of its own" in done.err
+    assert 'note: sockets.web: listen = "reuseport": no shared_queue: each worker has a queue of its own' in done.err
     assert migrates() or "net.ipv4.tcp_migrate_req=1" in done.err
     (note,) = run("check", "-c", str(site.file), "--json", cwd=site.directory).json["notes"]
     assert note["path"] == "sockets.web"
-    assert note["reason"].startswith("reuse_port: ")
+    assert note["reason"].startswith('listen = "reuseport": ')

@@ -27,6 +27,13 @@ class FakeChild:
     signals: list[int] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     unreachable: bool = False
+    gives_way: bool = False
+
+    def give_way(self) -> None:
+        self.gives_way = True
+
+    def hurry(self) -> None:
+        self.gives_way = False
 
     def send(self, signum: int) -> None:
         self.signals.append(signum)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 
@@ -28,6 +30,7 @@ class Front:
         backend: str,
         options: str = "",
         interface: str = "",
+        section: str = "",
         change: Callable[[str], str] = lambda text: text,
     ) -> None:
         interface = interface or ("asgi" if backend == "uvicorn" else "wsgi")
@@ -40,6 +43,7 @@ class Front:
             [nginx]
             sse = ["/events", "/endless"]
             max_body = "64M"
+            {section}
             [sockets.web]
             bind = "unix:web.sock"
             [services.web]
@@ -61,6 +65,13 @@ class Front:
             return self._change(printed.out)
 
         return made
+
+    def connections(self) -> int:
+        """Unix sockets that nginx's worker has open: those to the app, and one to its master."""
+        worker = Path(f"/proc/{self.nginx.pid}/task/{self.nginx.pid}/children").read_text().split()[-1]
+        links = {os.readlink(path) for path in Path(f"/proc/{worker}/fd").iterdir()}
+        rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+        return len(links & {f"socket:[{row[6]}]" for row in rows})
 
     def posts(self, path: str) -> int:
         """So many times the app has seen a POST of this path."""

@@ -8,6 +8,7 @@ import pytest
 from trapeze_backends import registry
 from trapeze_backends.features import describe
 from trapeze_bench.advice import THREADED, advise, share_of_processor
+from trapeze_bench.certainty import Surroundings
 from trapeze_bench.results import Fixed, Generator, Result, Study
 
 from tests.support.benchdoc import result
@@ -24,7 +25,7 @@ def study(*results: Result, interface: str = "wsgi", **more: object) -> Study:
 
 
 def test_clearly_ahead_everywhere_is_sure() -> None:
-    found = advise(study(result("trapeze+granian", FAST), result("trapeze+gunicorn", SLOW)), cores=2)
+    found = advise(study(result("trapeze+granian", FAST), result("trapeze+gunicorn", SLOW)), Surroundings(2))
 
     assert (found.backend, found.contestant, found.sure) == ("granian", "trapeze+granian", "high")
     assert found.words.startswith("granian, 2 workers. How sure: high, since it is ahead at every number")
@@ -80,7 +81,8 @@ def test_a_worse_tail_is_less_sure() -> None:
 
 def test_near_the_limit_of_the_generator_nothing_is_sure() -> None:
     found = advise(
-        study(result("trapeze+granian", FAST), result("trapeze+gunicorn", SLOW)), generator=Generator("own", "", 1000.0)
+        study(result("trapeze+granian", FAST), result("trapeze+gunicorn", SLOW)),
+        Surroundings(generator=Generator("own", "", 1000.0)),
     )
 
     assert found.sure == "medium" and "generator" in found.certainty
@@ -127,7 +129,7 @@ def timed(name: str, latency: float, cpu: float, **more: Any) -> Result:
 
 
 def test_an_app_that_computes_gets_a_worker_for_each_core() -> None:
-    found = advise(study(timed("trapeze+gunicorn-gthread", 10.0, 9.0, backend="gunicorn")), cores=8)
+    found = advise(study(timed("trapeze+gunicorn-gthread", 10.0, 9.0, backend="gunicorn")), Surroundings(8))
 
     assert (found.workers, found.threads) == (8, 2)
     assert (
@@ -138,26 +140,26 @@ def test_an_app_that_computes_gets_a_worker_for_each_core() -> None:
 
 
 def test_an_app_that_waits_gets_threads() -> None:
-    found = advise(study(timed("trapeze+gunicorn-gthread", 50.0, 5.0, backend="gunicorn")), cores=2)
+    found = advise(study(timed("trapeze+gunicorn-gthread", 50.0, 5.0, backend="gunicorn")), Surroundings(2))
 
     assert (found.workers, found.threads) == (2, 10)
     assert "10 % of a request's time is processor time, the rest is waiting: 10 threads in each" in found.reasons[-1]
 
 
 def test_an_app_that_only_waits_gets_no_more_threads_than_make_sense() -> None:
-    assert advise(study(timed("trapeze+waitress", 50.0, 0.01)), cores=2).threads == 32
+    assert advise(study(timed("trapeze+waitress", 50.0, 0.01)), Surroundings(2)).threads == 32
 
 
 @pytest.mark.parametrize("name", ["trapeze+bjoern", "trapeze+gunicorn-sync"])
 def test_a_server_without_threads_gets_workers_instead(name: str) -> None:
     backend = name.partition("+")[2].partition("-")[0]
-    found = advise(study(timed(name, 50.0, 5.0, backend=backend)), cores=2)
+    found = advise(study(timed(name, 50.0, 5.0, backend=backend)), Surroundings(2))
 
     assert (found.workers, found.threads) == (16, None)
 
 
 def test_an_event_loop_needs_no_threads() -> None:
-    found = advise(study(timed("trapeze+uvicorn", 50.0, 5.0), interface="asgi"), cores=4)
+    found = advise(study(timed("trapeze+uvicorn", 50.0, 5.0), interface="asgi"), Surroundings(4))
 
     assert (found.workers, found.threads) == (4, None)
     assert "an event loop serves others" in found.reasons[-1]
@@ -167,7 +169,7 @@ def test_the_way_there_and_back_is_no_waiting() -> None:
     fast = timed("trapeze+granian", 0.2, 0.05)
 
     assert share_of_processor(study(fast), fast) == 1.0
-    assert "next to all of a request's time" in advise(study(fast), cores=2).reasons[-1]
+    assert "next to all of a request's time" in advise(study(fast), Surroundings(2)).reasons[-1]
 
 
 def test_a_queue_is_no_waiting_of_the_app() -> None:

@@ -124,7 +124,7 @@ def test_every_attribute_is_carried_or_left_for_a_reason(kind: type) -> None:
 
 def test_sockets_and_generations_are_whole() -> None:
     assert set(Generation.__struct_fields__) == set(KeptGeneration.__struct_fields__)
-    fields = {"name", "address", "sock", "fd", "spec", "file", "borrowed", "reserved", "pending"}
+    fields = {"name", "address", "sock", "fd", "spec", "file", "borrowed", "reserved", "pending", "slot"}
     assert set(ListenSocket.__slots__) == fields
     assert set(saving._SAME) <= set(KeptProcess.__struct_fields__)
 

@@ -52,6 +52,14 @@ def told(result: Result) -> tuple[int, str, str]:
 # -- serve ------------------------------------------------------------------------------------------------------------
 
 
+def test_an_address_for_each_worker() -> None:
+    for bind in ((), ("unix:a.sock",)):
+        overlay, origins = build_overlay(bind, None, None, {"app": "shop:app", "per_worker": True}, {})
+        assert overlay["sockets"]["web"]["listen"] == "per-worker"
+        assert "per_worker" not in overlay["services"]["web"]
+        assert origins["sockets.web.listen"] == "flag --per-worker"
+
+
 def test_serve_alone(ran: list[tuple[Resolved, bool]], here: Path) -> None:
     assert told(invoke("serve", "shop:app")) == (0, "", "")
 

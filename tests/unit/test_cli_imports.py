@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = {
     "addresses", "checks", "checks_nginx", "checks_process", "checks_service", "checks_worker", "config", "convert",
-    "envfile", "errors", "limits", "overlay", "problems", "readiness", "resolve", "schema", "spec", "spec_nginx",
+    "envfile", "errors", "limits", "overlay", "problems", "readiness", "resolve", "schema", "slots", "spec",
+    "spec_nginx",
 }  # fmt: skip
 ALLOWED = {"cli", "cli.common", "cli.run", "app", *CONFIG}
 LIBRARIES = {"click", "msgspec", "trapeze", "typing_extensions"}  # the last by msgspec, where it is installed

@@ -204,22 +204,28 @@ def test_toml_loads(block: Block, tmp_path: Path) -> None:
     assert bool(problems) == (block.mark == "wrong"), problems
 
 
-def test_nginx_blocks_are_what_is_generated(tmp_path: Path) -> None:
-    """Made of the first TOML block of their page; comments and empty lines apart, in this order."""
-    page = "docs/guide/nginx.md"
-    [source, *_] = [block for block in blocks("toml") if block.page == page]
-    file = tmp_path / "trapeze.toml"
-    file.write_text(source.text)
+def generated(source: str, file: Path) -> list[str]:
+    """Lines of what nginx is told; comments and empty lines apart."""
+    file.write_text(source)
     site = plan(config.load(str(file), environ={}).config)
     assert isinstance(site, Site)
-    made = [line.strip() for line in fragment(site, Facts(version=(1, 22, 1)), "trapeze.toml").splitlines()]
-    made = [line for line in made if line and not line.startswith("#")]
+    lines = [line.strip() for line in fragment(site, Facts(version=(1, 22, 1)), "trapeze.toml").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_nginx_blocks_are_what_is_generated(tmp_path: Path) -> None:
+    """Made of the first TOML block of their page, those marked "kept" with `keepalive` in it; in this order."""
+    page = "docs/guide/nginx.md"
+    [source, *_] = [block for block in blocks("toml") if block.page == page]
+    kept = source.text.replace("[nginx]\n", "[nginx]\nkeepalive = 16\n")
+    made = {mark: generated(text, tmp_path / "trapeze.toml") for mark, text in (("", source.text), ("kept", kept))}
     shown = [block for block in blocks("nginx") if block.page == page]
 
     assert len(shown) > 5
     for block in shown:
         lines = [line.strip() for line in block.text.splitlines()]
-        assert any(made[at : at + len(lines)] == lines for at in range(len(made))), str(block)
+        found = made[block.mark]
+        assert any(found[at : at + len(lines)] == lines for at in range(len(found))), str(block)
 
 
 def test_what_is_wrong_on_purpose_is_refused_in_these_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

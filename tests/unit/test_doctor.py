@@ -32,8 +32,8 @@ MIB = 2**20
 def behind(idle_ms: int = 5000, server: str = SOCKET) -> Upstream:
     why = ["idle connections are kept 2 s"] if idle_ms < 5000 else []
     return Upstream(
-        name="shop_web", service="web", servers=[server], keepalive=16, idle_ms=idle_ms, why_idle=why, read=60,
-        why_read="",
+        name="shop_web", service="web", slots=0, servers=[server], keepalive=16, idle_ms=idle_ms, why_idle=why, read=60,
+        why_read="", why_none="",
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ class FakeSocket:
         self.identity = identity
         self.borrowed = borrowed
         self.reserved = reserved
+        self.name = "web"
+        self.slot: int | None = None
         self.own: list[FakeSocket] = []
         self.waiting = True
         self.doors_closed = False
@@ -145,7 +147,7 @@ def test_impatience_cuts_it_short(sock: FakeSocket) -> None:
 
 @pytest.fixture
 def reserved(monkeypatch: pytest.MonkeyPatch) -> FakeSocket:
-    """reuse_port; the kernel does not hand on what waits."""
+    """listen = "reuseport"; the kernel does not hand on what waits."""
     monkeypatch.setattr(lastout, "migrates", lambda: False)
     return FakeSocket(reserved=True)
 

@@ -22,7 +22,7 @@ BACKENDS = ROOT / "backends" / "trapeze_backends"
 
 GROUPS: dict[str, set[str]] = {
     "errors": {"trapeze", "errors", "nginx"},
-    "spec": {"addresses", "limits", "readiness", "spec", "spec_nginx"},
+    "spec": {"addresses", "limits", "readiness", "slots", "spec", "spec_nginx"},
     "config": {
         "checks",
         "checks_nginx",
@@ -59,6 +59,7 @@ GROUPS: dict[str, set[str]] = {
         "listenqueue",
         "listensocket",
         "nginx.tool",
+        "niceness",
         "output",
         "prelude",
         "probe",

@@ -187,6 +187,41 @@ def test_an_app_that_keeps_nothing_gets_nothing_kept() -> None:
     assert "keepalive 16" not in text(WEB + "keepalive = 0")
 
 
+PORT = WEB.replace("unix:/run/shop/web.sock", "127.0.0.1:8000")
+SHARED = WEB + "workers = 4\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "kept", "why"),
+    [
+        (SHARED, 0, "the 4 workers of web share the socket"),
+        (WEB, 16, ""),
+        (PORT + "workers = 4\n", 16, ""),
+        ('[nginx]\npeers = ["10.0.0.2:8000"]\n' + SHARED, 16, ""),
+        ("[nginx]\nkeepalive = 32\n" + SHARED, 32, ""),
+        ("[nginx]\nkeepalive = 0\n" + PORT, 0, "keepalive = 0 in [nginx]"),
+        ("[nginx]\nkeepalive = 32\n" + WEB + "keepalive = 0\n", 0, "web closes after each answer"),
+    ],
+    ids=["shared", "one worker", "port", "machines", "told", "told none", "the app keeps none"],
+)
+def test_connections_are_kept_where_nobody_waits_for_it(config: str, kept: int, why: str) -> None:
+    """A request on a kept connection waits for one worker; on a new one, for any of those that share the socket."""
+    made = upstream(config)
+
+    assert made.keepalive == kept
+    assert made.why_none.startswith(why) and bool(made.why_none) == bool(why)
+
+
+def test_nginx_is_told_to_keep_none_as_its_version_has_it() -> None:
+    """From 1.29.7 on it keeps some unless told; before that it refuses to be told."""
+    old, new, unknown = (text(SHARED, version) for version in ((1, 29, 6), (1, 29, 7), ()))
+
+    assert "# No idle connections are kept: the 4 workers of web share the socket" in old
+    assert "keepalive 0;" not in old and "\n    keepalive 0;\n" in new and "\n    # keepalive 0;  #" in unknown
+    assert "keepalive_timeout" not in old + new + unknown
+    assert "keepalive 0" not in text(WEB, (1, 29, 7)) and "keepalive 16;" in text(WEB, (1, 29, 7))
+
+
 @pytest.mark.parametrize(
     ("lines", "seconds"),
     [("", 60), ("request_timeout = 20", 25), ("stop_timeout = 300", 300), ("request_timeout = 100", 105)],

@@ -90,9 +90,16 @@ def test_rolling_walk() -> None:
 
 def test_oldest_first() -> None:
     """Who has been ready longest leaves first."""
+    view = [Seen(1, 0, 1, R, 5.0), Seen(2, 1, 1, R, 3.0), Seen(3, 2, 2, R, 9.0)]
+
+    assert stops(plan(view, Want(3, 2), Rules(unavailable=1), Gate())) == [2]
+
+
+def test_who_has_a_successor_in_its_slot_leaves_before_the_oldest() -> None:
+    """Where each slot has a socket of its own, nobody else accepts on that of the other one."""
     view = [Seen(1, 0, 1, R, 5.0), Seen(2, 1, 1, R, 3.0), Seen(3, 0, 2, R, 9.0)]
 
-    assert stops(plan(view, Want(2, 2), Rules(), Gate())) == [2]
+    assert stops(plan(view, Want(2, 2), Rules(), Gate())) == [1]
 
 
 def test_unready_old_ones_leave_first() -> None:

@@ -30,6 +30,7 @@ THIRD_PARTY = {
     "waitress.py": {"waitress"},
     "waitress_server.py": {"waitress"},
     "gevent.py": {"gevent"},
+    "gevent_share.py": {"gevent"},
     "gevent_server.py": {"gevent"},
     "gevent_websocket.py": {"geventwebsocket"},
     "cheroot.py": {"cheroot"},

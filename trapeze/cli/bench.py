@@ -14,6 +14,7 @@ from trapeze.errors import TrapezeError
 from trapeze.examine_backend import finish_check, start_check
 
 if TYPE_CHECKING:
+    from trapeze_bench.apps import App
     from trapeze_bench.entrants import Backend
     from trapeze_bench.requestlist import Asked
     from trapeze_bench.served import Served
@@ -25,6 +26,7 @@ Examples:
   trapeze bench shop.wsgi --workers 4
   trapeze bench shop.main:app --path /api/items --connections 1,32 --native --html report.html
   trapeze bench shop:app --backends gunicorn-gthread,granian --rounds 8
+  trapeze bench --app django --native
   trapeze bench --scenario reload
 """
 _QUICK_SECONDS = 1
@@ -34,9 +36,10 @@ _LEAST_ROUNDS = 3
 class CannotMeasure(TrapezeError):
     """As `Unusable` of trapeze_bench says it."""
 
-    def __init__(self, message: str, *, hint: str = "", exit_code: int = 2) -> None:
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = 2, output: Sequence[str] = ()) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = exit_code
+        self.output = output
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -57,6 +60,10 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("app", required=False)
+@click.option(
+    "--app", "shipped", metavar="NAME",
+    help="An app that comes with the bench, in place of APP, and what to ask it: django, fastapi...; list shows them.",
+)  # fmt: skip
 @click.option(
     "-w", "--workers", type=click.IntRange(1, 1000), default=2, show_default=True, metavar="N", help="Worker processes."
 )
@@ -91,28 +98,37 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     default="auto",
     help="What APP speaks; default: look at it.",
 )
-def bench(app: str | None, paths: tuple[str, ...], requests_file: str | None, **flags: Any) -> int:
+def bench(app: str | None, shipped: str | None, paths: tuple[str, ...], requests_file: str | None, **flags: Any) -> int:
     """Measure which server is fastest for an app.
 
     All installed backends take part under trapeze, and plain gunicorn as the reference; with --native each server by
     itself, too. Contestants take turns, each started afresh, for some rounds; a difference that may be chance is
     printed as "same". With --scenario: what happens to requests in a reload, a crash... under trapeze and others.
     """
-    if app is None and not flags["scenarios"]:
-        raise click.UsageError("which app? Missing argument APP, or --scenario NAME")
+    if app is None and shipped is None and not flags["scenarios"]:
+        raise click.UsageError("which app? Missing argument APP, or --app NAME, or --scenario NAME")
     seconds, rounds = _extent(flags["seconds"], flags["rounds"], quick=flags["quick"])
     try:
+        from trapeze_bench.apps import described
         from trapeze_bench.bench import Order, run
         from trapeze_bench.entrants import Unusable
+        from trapeze_bench.requestlist import ROOT
     except ModuleNotFoundError as error:
         raise TrapezeError(f"the bench needs {error.name}", hint="is trapeze-server installed as a whole?") from None
+    if shipped == "list":
+        click.echo("\n".join(described()))
+        return 0
+    asked = _asked(paths, requests_file)
+    if shipped is not None:
+        found = _shipped(shipped, app, flags)
+        app, asked = found.app, asked or found.requests
     served = None if app is None else _served(app, flags)
     order = Order(
         served,
         _backends() if served else (),
         flags["backends"],
         flags["native"],
-        _asked(paths, requests_file),
+        asked or [ROOT],
         flags["connections"],
         seconds,
         rounds,
@@ -142,13 +158,32 @@ def _extent(seconds: int | None, rounds: int | None, *, quick: bool) -> tuple[in
     return seconds or 3, rounds or _LEAST_ROUNDS
 
 
-def _asked(paths: Sequence[str], requests_file: str | None) -> list[Asked]:
-    from trapeze_bench.requestlist import ROOT, BadRequests, read, request
+def _shipped(name: str, app: str | None, flags: dict[str, Any]) -> App:
+    """One of those that come with the bench."""
+    from trapeze_bench.apps import APPS, described
+
+    if app is not None:
+        raise click.UsageError(f"--app {name} and {app}: one app at a time")
+    given = {"--app-dir": flags["app_dir"], "--factory": flags["factory"]}
+    given["--interface"] = flags["interface"] != "auto"
+    for flag in (flag for flag, value in given.items() if value):
+        raise click.UsageError(f"{flag} says how to find an app of yours: not with --app")
+    found = APPS.get(name)
+    if found is None:
+        raise CannotMeasure(f"there is no app {name!r} in the bench; there are those above", output=described())
+    if found.missing:
+        raise CannotMeasure(f"--app {name}: not installed", hint=f"pip install {' '.join(found.missing)}")
+    return found
+
+
+def _asked(paths: Sequence[str], requests_file: str | None) -> Sequence[Asked]:
+    """What the flags say; empty if they say nothing."""
+    from trapeze_bench.requestlist import BadRequests, read, request
 
     def content(name: str) -> bytes:
         raise BadRequests("a body has its place in a file: --requests-file")
 
-    found = []
+    found: list[Asked] = []
     for path in paths:
         try:
             if not path.startswith("/"):
@@ -161,7 +196,7 @@ def _asked(paths: Sequence[str], requests_file: str | None) -> list[Asked]:
             found += read(Path(requests_file))
         except BadRequests as error:
             raise CannotMeasure(str(error)) from None
-    return found or [ROOT]
+    return found
 
 
 def _served(app: str, flags: dict[str, Any]) -> Served:

@@ -21,8 +21,8 @@ from trapeze.nginx.whole import Frame, wrapped
 
 __all__ = ["nginx"]
 
-_OF_SERVE = ("bind", "workers", "backend", "app_dir", "factory", "interface", "venv", "python", "trusted_proxies",
-             "threads", "options")  # fmt: skip
+_OF_SERVE = ("bind", "per_worker", "workers", "backend", "app_dir", "factory", "interface", "venv", "python",
+             "trusted_proxies", "threads", "options")  # fmt: skip
 
 _EXAMPLES = """\b
 Examples:

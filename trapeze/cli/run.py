@@ -62,6 +62,10 @@ class CommandLine(NamedTuple):
     help=f"HOST:PORT, :PORT, [::1]:PORT, unix:PATH, unix:@NAME, fd://N, systemd:NAME; "
     f"may be repeated; default {DEFAULT_BIND}.",
 )  # fmt: skip
+@click.option(
+    "--per-worker", is_flag=True, default=None,
+    help="Each worker at an address of its own: web.0.sock, web.1.sock; port, port + 1.",
+)  # fmt: skip
 @click.option("--backend", metavar="NAME", help="auto, gunicorn, uvicorn, chaussette...; default auto.")
 @click.option("--app-dir", metavar="DIR", help="Import the app from here; default: the current directory.")
 @click.option("--factory", is_flag=True, default=None, help="APP is a function that makes the app.")
@@ -113,6 +117,7 @@ def build_overlay(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Turn the flags of `serve` into a tree like the file's, and the origin of each value in it."""
     web = {field: value for field, value in flags.items() if value is not None}
+    per_worker = web.pop("per_worker", False)
     for field in ("app_dir", "venv"):  # relative to where it was typed, not to the file
         if field in web:
             web[field] = os.path.abspath(web[field])
@@ -128,6 +133,9 @@ def build_overlay(
     elif not _has_address(path, environ):
         overlay["sockets"] = {"web": {"bind": DEFAULT_BIND}}
         origins["sockets.web.bind"] = "default"
+    if per_worker:
+        overlay.setdefault("sockets", {}).setdefault("web", {})["listen"] = "per-worker"
+        origins["sockets.web.listen"] = "flag --per-worker"
     return overlay, origins
 
 

@@ -16,6 +16,7 @@ from trapeze.cli.common import config_option, json_option, name_option, say
 from trapeze.cli.run import config_path
 from trapeze.config import Resolved
 from trapeze.errors import ConfigError, Problem
+from trapeze.slots import addresses_of
 
 __all__ = ["check", "config", "schema"]
 
@@ -101,11 +102,11 @@ def _notes(resolved: Resolved) -> Iterator[Problem]:
     """What is right, and costs one of the promises."""
     from trapeze.tcpsockets import migrates
 
-    names = [name for name, spec in resolved.config.sockets.items() if spec.reuse_port]
+    names = [name for name, spec in resolved.config.sockets.items() if spec.reuses_port]
     lost = "what waits in that of a worker that is killed is lost: set the sysctl net.ipv4.tcp_migrate_req=1"
     after = "" if migrates() else f", and {lost}"
     for name in names:
-        reason = f"reuse_port: no shared_queue: each worker has a queue of its own{after}"
+        reason = f'listen = "reuseport": no shared_queue: each worker has a queue of its own{after}'
         yield Problem(f"sockets.{name}", reason)
 
 
@@ -113,7 +114,7 @@ def _counted(resolved: Resolved) -> str:
     kinds = [
         (sum(spec.app is not None for spec in resolved.config.services.values()), "web app"),
         (sum(spec.app is None for spec in resolved.config.services.values()), "command"),
-        (sum(len(spec.addresses) for spec in resolved.config.sockets.values()), "address"),
+        (sum(len(addresses_of(spec)) for spec in resolved.config.sockets.values()), "address"),
     ]
     return ", ".join(f"{number} {_plural(number, word)}" for number, word in kinds if number)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from trapeze.access import Entry, entries
-from trapeze.addresses import Unix, parse
+from trapeze.addresses import Address, Unix, parse
 from trapeze.doctor import surroundings
 from trapeze.doctor.facts import Facts, RuntimeFacts, ServiceFacts, SocketFacts
 from trapeze.doctor.front import look
@@ -19,6 +19,7 @@ from trapeze.generation import interpreter
 from trapeze.limits import rlimit_pairs
 from trapeze.nginx.site import Upstream, plan, reached_at
 from trapeze.runtime import own_directory
+from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
 from trapeze.status import ServiceStatus, Snapshot
 
@@ -74,16 +75,15 @@ def _runtime(config: Config) -> RuntimeFacts | None:
 def _sockets(config: Config) -> list[SocketFacts]:
     used = {socket for spec in config.services.values() for socket in spec.sockets}
     return [
-        _socket(name, text, spec.backlog)
+        _socket(name, address, spec.backlog)
         for name, spec in config.sockets.items()
-        for text in spec.addresses
+        for _, address in addresses_of(spec)
         if name in used
     ]
 
 
-def _socket(name: str, text: str, backlog: int) -> SocketFacts:
+def _socket(name: str, address: Address, backlog: int) -> SocketFacts:
     chain: Sequence[Entry] = ()
-    address = parse(text)
     with contextlib.suppress(OSError):
         if isinstance(address, Unix):
             chain = entries(os.path.dirname(address.path))
@@ -91,7 +91,7 @@ def _socket(name: str, text: str, backlog: int) -> SocketFacts:
     there = bool(chain) and isinstance(address, Unix) and chain[-1].path == os.path.realpath(address.path)
     return SocketFacts(
         name=name,
-        address=text,
+        address=str(address),
         backlog=backlog,
         entry=chain[-1] if there else None,
         directories=chain[:-1] if there else chain,
@@ -153,8 +153,11 @@ def _sizes(pids: Iterable[int]) -> list[int]:
 
 def _addresses(spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> list[str]:
     """All of them: an nginx that somebody else has written may use any."""
-    texts = [text for each in spec.sockets for text in known.get(each) or config.sockets[each].addresses]
-    return [place for text in texts if (place := reached_at(parse(text)))]
+    found: list[Address] = []
+    for each in spec.sockets:
+        texts = known.get(each)
+        found += map(parse, texts) if texts else [address for _, address in addresses_of(config.sockets[each])]
+    return [place for address in found if (place := reached_at(address))]
 
 
 def _accelerators(backend: str, spec: ServiceSpec) -> list[str]:

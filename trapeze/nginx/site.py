@@ -17,12 +17,15 @@ from trapeze.addresses import Abstract, Address, Tcp, Unix, parse
 from trapeze.checks_nginx import routes_of
 from trapeze.errors import Problem
 from trapeze.limits import parse_size
+from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
 
-__all__ = ["Host", "Location", "Site", "Upstream", "plan", "reached_at"]
+__all__ = ["KEPT", "Host", "Location", "Site", "Upstream", "plan", "reached_at"]
 
 MOST = 5.0
 """Seconds that nginx keeps an idle connection to the app, unless the app keeps it shorter."""
+KEPT = 16
+"""Idle connections that each nginx worker keeps to the app, where it keeps some."""
 _READ = 60.0
 """Seconds that nginx waits for the app, unless the app may take longer: its own default."""
 _AFTER = 5.0
@@ -51,9 +54,13 @@ class Upstream(Struct, frozen=True, kw_only=True):
     name: str
     service: str
     servers: Sequence[str]
-    """As nginx writes them: `unix:/run/app.sock`, `127.0.0.1:8000`. The first is on this machine."""
+    """As nginx writes them: `unix:/run/app.sock`, `127.0.0.1:8000`. Those of this machine come first."""
+    slots: int
+    """The first so many are one worker's each; 0: the first is all workers'."""
     keepalive: int
     """Idle connections kept by each nginx worker; 0: none."""
+    why_none: str
+    """Why none is kept, in words; empty where some are."""
     idle_ms: int
     """For so many milliseconds."""
     why_idle: Sequence[str]
@@ -161,17 +168,21 @@ def _locations(config: Config, paths: Mapping[str, Upstream]) -> list[Location]:
 
 def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]]) -> Upstream | Problem:
     spec = config.services[name]
-    here = _server(name, spec, config, addresses)
+    here = _servers(name, spec, config, addresses)
     if isinstance(here, Problem):
         return here
+    servers = [*here, *config.nginx.peers_of(name)]
     idle, why = _idle(name, spec)
+    kept, why_none = _kept(name, spec, servers, config.nginx.keepalive, idle)
     read, why_read = _patience(name, spec)
     slug = re.sub(r"[^\w.-]", "_", f"{config.name}_{name}", flags=re.ASCII)
     return Upstream(
         name=slug,
         service=name,
-        servers=[here, *config.nginx.peers_of(name)],
-        keepalive=config.nginx.keepalive if idle > 0 else 0,
+        servers=servers,
+        slots=len(here) if len(here) > 1 else 0,
+        keepalive=kept,
+        why_none=why_none,
         idle_ms=int(idle * 1000),
         why_idle=why,
         read=read,
@@ -179,28 +190,62 @@ def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]])
     )
 
 
-def _server(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> str | Problem:
-    """One address of the service: a Unix socket rather than a port, since it costs less and has permissions."""
-    path = f"services.{name}.socket"
-    texts = [text for each in spec.sockets for text in known.get(each) or config.sockets[each].addresses]
-    found = [parse(text) for text in texts]
-    places = [place for address in sorted(found, key=lambda each: not isinstance(each, Unix))
-              if (place := reached_at(address))]  # fmt: skip
-    if places:
-        return places[0]
+def _kept(name: str, spec: ServiceSpec, servers: Sequence[str], asked: int | None, idle: float) -> tuple[int, str]:
+    """How many idle connections nginx keeps, and why none.
+
+    A kept connection belongs to one worker, whatever that is doing: a request on it waits behind a slow one although
+    another worker is free. A new one waits in the queue of the socket, and the first free worker takes it; on a Unix
+    socket that costs little. Where a server of the upstream is one worker, or another machine, there is nobody who
+    could take it instead, or connecting is dear.
+    """
+    if idle <= 0:
+        return 0, f"{name} closes after each answer (keepalive = 0)"
+    if asked == 0:
+        return 0, "keepalive = 0 in [nginx]"
+    if asked is not None:
+        return asked, ""
+    if len(servers) > 1 or spec.workers <= 1 or not servers[0].startswith("unix:"):
+        return KEPT, ""
+    return 0, (
+        f"the {spec.workers} workers of {name} share the socket, and a kept connection belongs to one of them: a "
+        "request on it would wait while that one is busy, though another is free. A new one goes to whichever is "
+        f"free. keepalive = {KEPT} in [nginx] keeps them all the same"
+    )
+
+
+def _servers(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> list[str] | Problem:
+    """The address of the service, or those of its workers where each has its own: Unix sockets rather than ports, since
+    they cost less and have permissions."""
+    groups = [_addresses(each, config, known) for each in spec.sockets]
+    found = [address for group in groups for address in group]
+    for group, each in zip(groups, spec.sockets, strict=True):
+        slots = config.sockets[each].slots if config.sockets[each].listen == "per-worker" else 1
+        for kind in (Unix, Tcp):
+            written = [text for address in group if isinstance(address, kind) and (text := reached_at(address))]
+            if written:
+                return written[:slots]
     if any(isinstance(address, Abstract) for address in found):
-        return Problem(path, "nginx cannot connect to an abstract socket", "give it a path: unix:/run/NAME/web.sock")
-    shown = ", ".join(texts) or "nothing"
-    return Problem(path, f"{shown}: nobody can tell yet where that will be", "start trapeze, or write the address out")
+        reason, hint = "nginx cannot connect to an abstract socket", "give it a path: unix:/run/NAME/web.sock"
+    else:
+        shown = ", ".join(map(str, found)) or "nothing"
+        reason, hint = f"{shown}: nobody can tell yet where that will be", "start trapeze, or write the address out"
+    return Problem(f"services.{name}.socket", reason, hint)
+
+
+def _addresses(name: str, config: Config, known: Mapping[str, Sequence[str]]) -> list[Address]:
+    if known.get(name):
+        return [parse(text) for text in known[name]]
+    return [address for _, address in addresses_of(config.sockets[name])]
 
 
 def reached_at(address: Address) -> str:
     """Return an address as nginx on this machine writes it; "" where it cannot, or the port is not known yet."""
-    if isinstance(address, Unix):
-        return f"unix:{address.path}"
-    if isinstance(address, Tcp) and address.port:
-        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-        return str(address._replace(host=everywhere.get(address.host, address.host)))
+    match address:
+        case Unix(path):
+            return f"unix:{path}"
+        case Tcp(host, port) if port:
+            everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+            return str(address._replace(host=everywhere.get(host, host)))
     return ""
 
 

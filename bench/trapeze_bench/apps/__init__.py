@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from trapeze_bench.requestlist import ROOT, Asked
 
-__all__ = ["APPS", "App"]
+__all__ = ["APPS", "App", "described"]
 
 
 class App(NamedTuple):
@@ -66,3 +66,13 @@ APPS: dict[str, App] = {
     "sqlite": App(f"{HERE}.database:wsgi", "wsgi", HOME, "an app with a local database: one read and one write"),
 }
 """By the name that `--app` takes."""
+
+
+def described() -> list[str]:
+    """A line for each: its name, what it stands for, and the line that installs what it needs and is not there."""
+    wide = max(map(len, APPS))
+    lines = []
+    for name, each in APPS.items():
+        line = f"{name:<{wide}}  {each.stands_for}"
+        lines.append(f"{line} (pip install {' '.join(each.missing)})" if each.missing else line)
+    return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from trapeze_bench.loads import KEPT, Load, Period, loaded, within
 from trapeze_bench.openloop import Plan, Result
 from trapeze_bench.results import Event, Timeline
+from trapeze_bench.sampling import sampled
 from trapeze_bench.targets import Failed
 
 __all__ = ["POINTS", "WARM", "Both", "Outcome", "under_load"]
@@ -68,11 +68,7 @@ class Outcome:
             for result in (self.fresh, self.kept)
             for due, took in zip(result.due, result.took, strict=True)
         ]
-        answered.sort(key=lambda each: -each[1])
-        slow, rest = answered[: POINTS // 5], answered[POINTS // 5 :]
-        if len(rest) > POINTS - len(slow):
-            rest = random.Random(seed).sample(rest, POINTS - len(slow))
-        shown = sorted(slow + rest)
+        shown = sampled(answered, POINTS, seed)
         lost = sorted((round(due - self.began, 4), why) for due, why in self.lost())
         return Timeline(
             [round(due, 4) for due, _ in shown], [round(took, 3) for _, took in shown], lost, list(self.events)
