@@ -69,7 +69,10 @@ class Front:
     def connections(self) -> int:
         """Unix sockets that nginx's worker has open: those to the app, and one to its master."""
         worker = Path(f"/proc/{self.nginx.pid}/task/{self.nginx.pid}/children").read_text().split()[-1]
-        links = {os.readlink(path) for path in Path(f"/proc/{worker}/fd").iterdir()}
+        links = set()
+        for path in Path(f"/proc/{worker}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it is closing it right now
+                links.add(os.readlink(path))
         rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
         return len(links & {f"socket:[{row[6]}]" for row in rows})
 
