@@ -30,6 +30,7 @@ __all__ = [
     "Peer",
     "Reply",
     "Request",
+    "Text",
     "whole",
 ]
 
@@ -70,6 +71,14 @@ class Reply(NamedTuple):
     value: object = None
     lines: AsyncIterator[object] | None = None
     headers: tuple[tuple[str, str], ...] = ()
+
+
+class Text(NamedTuple):
+    """An answer that is no JSON."""
+
+    kind: str
+    """Its media type."""
+    text: str
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
@@ -282,8 +291,8 @@ class Connection(asyncio.Protocol):
     def _send_whole(
         self, status: int, value: object, headers: tuple[tuple[str, str], ...] = (), *, head: bool = False
     ) -> None:
-        body = msgspec.json.encode(value) + b"\n"
-        fixed = [("content-type", "application/json"), ("content-length", str(len(body)))]
+        kind, body = _body(value)
+        fixed = [("content-type", kind), ("content-length", str(len(body)))]
         if self._http.their_state not in (h11.DONE, h11.MUST_CLOSE):
             fixed.append(("connection", "close"))  # what follows cannot be told from the rest of this request
         self._send(h11.Response(status_code=status, headers=[*fixed, *headers], reason=_reason(status)))
@@ -295,6 +304,13 @@ class Connection(asyncio.Protocol):
         data = self._http.send(event)
         if data and not self._transport.is_closing():
             self._transport.write(data)
+
+
+def _body(value: object) -> tuple[str, bytes]:
+    """Media type and bytes of an answer."""
+    if isinstance(value, Text):
+        return value.kind, value.text.encode()
+    return "application/json", msgspec.json.encode(value) + b"\n"
 
 
 def whole(status: int, value: object) -> bytes:

@@ -38,6 +38,9 @@ class Table(Protocol):
     def waited(self, slot: int) -> Waits:
         """Return how long requests have waited."""
 
+    def departed(self) -> Waits:
+        """Return the same of all workers that have left."""
+
     def close(self) -> None:
         """Close it."""
 

@@ -97,7 +97,7 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
         why += f"; not preloaded: {service.pinned_why}"
     if service.imported_again is not None:
         why += f"; imported once more {ago(service.imported_again, now)} ago, from what was on the disk then"
-    if service.queue_time is not None:
+    if service.queue_time is not None and service.queue_time.requests:
         why += f"; {queue_time(service.queue_time)}"
     served = " ".join(dict.fromkeys(filter(None, (service.interface, service.backend))))
     if served:

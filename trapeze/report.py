@@ -159,14 +159,17 @@ def service_status(service: Service, since: float, clock: Clock, resident: Resid
 
 def _queue_time(service: Service) -> QueueTime | None:
     every = together(service.vigil.waited(process) for process in service.workers())
-    if not every.requests:
+    total = together([every, service.vigil.departed()])
+    if not total.requests:
         return None
     return QueueTime(
         requests=every.requests,
-        mean=every.seconds / every.requests,
+        mean=every.seconds / max(every.requests, 1),
         p50=every.quantile(0.5),
         p99=every.quantile(0.99),
         longest=every.longest,
+        counts=list(total.times),
+        seconds=total.seconds,
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 from msgspec import Struct
 
-from trapeze import config
+from trapeze import config, metrics
 from trapeze.calls import (
     Call,
     EventsQuery,
@@ -33,7 +33,7 @@ from trapeze.calls import (
     WriteQuery,
     error_body,
 )
-from trapeze.door import Reply, Request
+from trapeze.door import Reply, Request, Text
 from trapeze.errors import TrapezeError, UnknownName, WaitTimeout
 from trapeze.settle import change, deadline_in, farewell, settle
 from trapeze.status import Ticket
@@ -65,6 +65,10 @@ async def _root(call: Call) -> Reply:
 
 async def _status(call: Call) -> Reply:
     return Reply(200, call.supervisor.snapshot())
+
+
+async def _metrics(call: Call) -> Reply:
+    return Reply(200, Text(metrics.KIND, metrics.render(call.supervisor.snapshot())))
 
 
 async def _config(call: Call) -> Reply:
@@ -253,6 +257,7 @@ def _signal_number(text: str) -> int:
 ROUTES = (
     Route("GET", "/", NoQuery, _root, "this list"),
     Route("GET", "/status", NoQuery, _status, "every service, process and socket, at one revision"),
+    Route("GET", "/metrics", NoQuery, _metrics, "numbers of services and sockets, as OpenMetrics text"),
     Route("GET", "/events", EventsQuery, _events, "transitions after a revision, one a line; follow=1 goes on"),
     Route("GET", "/logs", LogsQuery, _logs, "last lines of each service, one a line; follow=1 goes on"),
     Route("GET", "/config", NoQuery, _config, "the configuration that runs, and where each value came from"),

@@ -30,6 +30,8 @@ assert _LAYOUT.size <= SLOT
 _WAITS = struct.Struct("=Qdd22Q")
 WAITS = SLOTS * SLOT
 """Where the second slots begin, bytes."""
+_GONE = 2 * WAITS
+"""Where the waits of all workers stand that have left: a slot of ours, behind the second ones."""
 _FULL, _KNOWS_IN_FLIGHT, _LOOP = 1, 2, 4
 
 
@@ -106,6 +108,7 @@ class Scoreboard:
         # A table that an earlier version has made has no second slots.
         self.waits = WAITS if os.fstat(self.fd).st_size >= 2 * WAITS else None
         """Where they begin, bytes; None: there are none."""
+        self._sums = os.fstat(self.fd).st_size >= _GONE + SLOT
 
     @property
     def taken(self) -> set[int]:
@@ -130,6 +133,10 @@ class Scoreboard:
         """Its worker has been reaped."""
         if slot in self._taken:
             self._taken.remove(slot)
+            if self._sums and (left := self.waited(slot)).requests:
+                every = together([self.departed(), left])
+                data = _WAITS.pack(every.requests, every.seconds, every.longest, *every.times)
+                os.pwrite(self.fd, data, _GONE)
             os.pwrite(self.fd, bytes(8), slot * SLOT)
             heapq.heappush(self._free, slot)
 
@@ -156,7 +163,14 @@ class Scoreboard:
         """Return how long the requests of a worker have waited."""
         if self.waits is None:
             return Waits()
-        requests, seconds, longest, *times = _WAITS.unpack(os.pread(self.fd, _WAITS.size, self.waits + slot * SLOT))
+        return self._waits_at(self.waits + slot * SLOT)
+
+    def departed(self) -> Waits:
+        """Return how long the requests of all workers have waited that have left."""
+        return self._waits_at(_GONE) if self._sums else Waits()
+
+    def _waits_at(self, place: int) -> Waits:
+        requests, seconds, longest, *times = _WAITS.unpack(os.pread(self.fd, _WAITS.size, place))
         return Waits(requests, seconds, longest, tuple(times))
 
     def close(self) -> None:
@@ -169,7 +183,7 @@ class Scoreboard:
 def _make() -> int:
     fd = os.memfd_create("trapeze-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, 2 * WAITS)
+        os.ftruncate(fd, _GONE + SLOT)
         # A worker that shortened it would crash its siblings (SIGBUS).
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except BaseException:

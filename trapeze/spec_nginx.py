@@ -51,7 +51,10 @@ class NginxSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     certificate: Annotated[
-        str | None, Meta(description="TLS: file with the certificate and its chain (PEM). Port 80 then redirects.")
+        str | None,
+        Meta(
+            description="TLS: file with the certificate and its chain (PEM). Port 80 beside a port 443 then redirects."
+        ),
     ] = None
     certificate_key: Annotated[str | None, Meta(description="TLS: file with the private key (PEM).")] = None
     include: Annotated[

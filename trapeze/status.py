@@ -81,6 +81,11 @@ class QueueTime(Struct, frozen=True, kw_only=True):
     p99: float
     """The same."""
     longest: float
+    counts: list[int] = []
+    """Requests by time since the service began, those of workers that have left included: the k-th number is of those
+    that waited less than 2 ** (k - 15) s, the last of all others."""
+    seconds: float = 0.0
+    """What these have waited, all together."""
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):

@@ -188,6 +188,10 @@ class Vigil:
             return Waits()
         return self.board.waited(process.slot)
 
+    def departed(self) -> Waits:
+        """How long the requests of those had waited that have left."""
+        return Waits() if self.board is None else self.board.departed()
+
     # ---- looking ----
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
 
@@ -26,7 +27,7 @@ def _asgi(app: Any, pool: Pool, limit: int) -> Any:
             await receive()
             await send({"type": "websocket.close"})
             return
-        sink = _Sink(send)
+        sink = _Sink(receive, send)
         body = await _read(receive, limit)
         if body is None:
             await sink.start("413 Content Too Large", [("Content-Length", "0")])
@@ -41,7 +42,10 @@ def _asgi(app: Any, pool: Pool, limit: int) -> Any:
         if client:
             environ["REMOTE_ADDR"] = client[0]
             environ["REMOTE_PORT"] = str(client[1])
-        await respond(pool, app, environ, sink)
+        try:
+            await respond(pool, app, environ, sink)
+        finally:
+            sink.close()
 
     return asgi
 
@@ -62,10 +66,15 @@ async def _read(receive: Any, limit: int) -> bytes | None:
 
 
 class _Sink(Sink):
-    """Sends by ASGI."""
+    """Sends by ASGI. hypercorn takes what is sent to a client that has gone, and says nothing: without asking it, an
+    answer without an end would go on for nobody, and keep its thread."""
 
-    def __init__(self, send: Any) -> None:
+    def __init__(self, receive: Any, send: Any) -> None:
+        self._receive = receive
         self._send = send
+        self._written = 0
+        self._gone: asyncio.Task[Any] | None = None
+        """Ends when the client has gone."""
 
     async def start(self, status: str, headers: Any) -> None:
         """The head."""
@@ -74,12 +83,22 @@ class _Sink(Sink):
         await self._send({"type": "http.response.start", "status": int(status[:3]), "headers": raw})
 
     async def write(self, piece: bytes) -> None:
-        """A piece of the body."""
+        """A piece of the body; ConnectionError if nobody is there for it."""
+        self._written += 1
+        if self._written == 2:  # most answers have one piece: they do without
+            self._gone = asyncio.ensure_future(self._receive())
+        if self._gone is not None and self._gone.done():
+            raise ConnectionResetError("the client has gone")
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def finish(self) -> None:
         """The last piece, which is empty."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def close(self) -> None:
+        """The request is over."""
+        if self._gone is not None:
+            self._gone.cancel()
 
     def abort(self) -> None:
         """hypercorn cuts the connection of an answer that its app has left unfinished."""

@@ -105,6 +105,12 @@ def test_reload(site: Site, nginx: Make) -> None:
     assert 'unknown directive "oops"' in refused.err and "| " in refused.err and "taken back" in refused.err
     main.write_text(main.read_text().replace(" oops;", ""))
 
+    taken = site.tcp()
+    busy = printed(site, *words[:-1], taken.address)
+    assert busy.code == 1 and file.read_text() == good
+    assert f"nginx goes on with its old configuration: bind() to {taken.address} failed" in busy.err
+    assert "still could not bind()" in busy.err
+
     elsewhere = front.directory / "elsewhere.conf"
     unread = printed(site, *words[2:], "--write", str(elsewhere))
     assert unread.code == 1 and not elsewhere.exists() and "nginx does not read" in unread.err

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.nginx import program
+from tests.support.nginx import certify, program
 from tests.support.server import ROOT, Trapeze, run
 from tests.support.site import APPS, Site
 from tests.support.wait import until
@@ -185,6 +187,54 @@ def test_it_can_be_added_by_a_reload(site: Site) -> None:
     until(lambda: _refused(where), what="nginx to leave")
     assert server.stop() == 0
     assert list(server.runtime_dir.glob("*.nginx")) == []
+
+
+def test_tls_and_http2(site: Site) -> None:
+    """On a port of its own: nothing else is listened on, so that an ordinary user's nginx starts."""
+    where = address()
+    key, certificate = site.directory / "key.pem", site.directory / "cert.pem"
+    certify(key, certificate)
+    section = f'certificate = "{certificate}"\ncertificate_key = "{key}"'
+    server = site.up(config(where, site, section=section).replace("web:wsgi", "front:wsgi")).ready()
+
+    def answer() -> httpx.Response | None:
+        with httpx.Client(trust_env=False, timeout=20, verify=False, http2=True) as client:
+            try:
+                return client.get(f"https://{where}/")
+            except httpx.TransportError:
+                return None
+
+    told = until(answer, what="an answer of nginx")
+    assert told is not None
+    assert (told.status_code, told.http_version) == (200, "HTTP/2")
+    assert told.json()["scheme"] == "https", "as nginx has told the app"
+    conf = (server.runtime_dir / "trapeze.nginx" / "nginx.conf").read_text()
+    assert re.findall(r"^ *listen (\S+)", conf, re.MULTILINE) == [where]
+    assert server.stop() == 0
+
+
+def test_machines_beside_this_one(site: Site) -> None:
+    """Both are asked; when one goes away, nobody notices."""
+    for name in ("web.py", "facts.py"):
+        shutil.copy(APPS / name, site.directory / name)
+    there = site.serve("web:wsgi", listeners=[site.tcp()]).ready()
+    where = address()
+    here = site.up(config(where, site, section=f'peers = ["{there.listeners[0].address}"]')).ready()
+    get(where)
+    [far], near = there.pids(), set(here.pids())
+    asked: set[int] = set()
+
+    def both() -> bool:
+        asked.add(ask(where, "/facts").json()["pid"])
+        return far in asked and bool(near & asked)
+
+    until(both, what="an answer of each")
+    assert there.stop() == 0
+
+    answers = [ask(where, "/facts") for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert {answer.json()["pid"] for answer in answers} <= near
+    assert here.stop() == 0
 
 
 def test_a_crash_of_nginx_is_mended(site: Site) -> None:

@@ -80,6 +80,9 @@ class FakeBoard:
     def waited(self, slot: int) -> Waits:
         return Waits()
 
+    def departed(self) -> Waits:
+        return Waits()
+
     def close(self) -> None:
         self.closed = True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ import httpx
 import pytest
 
 from tests.support.server import Listener, listen_tcp
+from tests.support.wait import until
 
-__all__ = ["Nginx", "program"]
+__all__ = ["Nginx", "certify", "program"]
 
 CONFIG = """\
 {user}
@@ -124,6 +126,27 @@ class Nginx:
         assert self._process is not None, "not started"
         self._process.send_signal(signum)
 
+    def kill(self) -> None:
+        """Kill its master and its workers at once."""
+        assert self._process is not None, "not started"
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def again(self) -> None:
+        """Start it once more, where it listened before."""
+        sock = until(self._bound, what="the address to be free")  # its workers die after it
+        assert sock is not None
+        self.listener.sock = sock
+        self.listener.fd = self.listener.sock.fileno()
+        self.start()
+
+    def _bound(self) -> socket.socket | None:
+        host, port = self.listener.address.split(":")
+        try:
+            return socket.create_server((host, int(port)), backlog=2048)
+        except OSError:
+            return None
+
     def get(self, path: str = "/", **options: Any) -> httpx.Response:
         """One request through nginx."""
         return self.listener.get(path, **options)
@@ -146,3 +169,22 @@ class Nginx:
             raise AssertionError(f"nginx had exited with {code}: {said}")
         process.send_signal(signal.SIGTERM)
         process.wait(10)
+
+
+def certify(key: Path, certificate: Path) -> None:
+    """A certificate that nobody trusts."""
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=shop.example",
+    ]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)

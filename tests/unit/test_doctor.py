@@ -59,13 +59,23 @@ def pool(server: str = SOCKET, **more: Any) -> NginxFacts:
     return nginx(pools={"shop": Pool(servers=[server], where="shop.conf:1", **more)}, passed=[passed])
 
 
-def service(**more: Any) -> list[ServiceFacts]:
-    return [ServiceFacts(name="web", **more)]
-
-
 TCP = "127.0.0.1:8000"
+
+
+def service(**more: Any) -> list[ServiceFacts]:
+    given: dict[str, Any] = {"addresses": [SOCKET, TCP], "web": True}
+    return [ServiceFacts(name="web", **{**given, **more})]
+
+
+def fronted(stop_timeout: float, **more: Any) -> list[ServiceFacts]:
+    """An app with an nginx in front and a database behind, which stop one after the other."""
+    front = ServiceFacts(name="nginx", after=["web"], stop_timeout=30)
+    return [front, *service(stop_timeout=stop_timeout), ServiceFacts(name="redis", stop_timeout=30), *more.values()]
+
+
 GONE = Passed(target="shop", version="1.1", connection=None, where="shop.conf:9")
 OLD = Passed(target="shop", version="1.0", connection="", where="shop.conf:9")
+BOTH = ["uvloop", "httptools"]
 HALF = {"uvicorn": "1", "uvloop": "1"}
 KEPT: dict[str, Any] = {"keepalive": 16, "idle": 5.0}
 SYSTEMD = StopFacts(who="systemd (shop.service)", seconds=90, fix="TimeoutStopSec={seconds} in shop.service")
@@ -98,7 +108,8 @@ CASES: list[tuple[Callable[[Facts], Iterator[Finding]], Facts, str]] = [
     (judge.idle_connections, Facts(services=service(behind=behind()), nginx=pool(keepalive=16)), "longer than the app"),
     (judge.idle_connections, Facts(services=service(behind=behind(1000)), nginx=pool(**KEPT)), "longer than the app"),
     (judge.idle_connections, Facts(services=service(behind=behind(1000)), nginx=pool()), ""),
-    (judge.idle_connections, Facts(services=service(behind=behind(1000)), nginx=pool(TCP, **KEPT)), ""),
+    (judge.idle_connections, Facts(services=service(behind=behind(1000)), nginx=pool("10.0.0.9:80", **KEPT)), ""),
+    (judge.idle_connections, Facts(services=service(behind=behind(1000)), nginx=pool(TCP, **KEPT)), "than the app"),
     # kept connections
     (judge.kept_connections, Facts(services=service(behind=behind()), nginx=pool(**KEPT)), ""),
     (judge.kept_connections, Facts(services=service(behind=behind()), nginx=pool()), ""),
@@ -111,6 +122,9 @@ CASES: list[tuple[Callable[[Facts], Iterator[Finding]], Facts, str]] = [
     (judge.stop_timeouts, Facts(services=service(), stop=[DOCKER]), "docker, by default, kills"),
     (judge.stop_timeouts, Facts(services=service(stop_timeout=8), stop=[DOCKER]), ""),
     (judge.stop_timeouts, Facts(services=service(stop_timeout=8)), ""),
+    (judge.stop_timeouts, Facts(services=fronted(20), stop=[SYSTEMD]), ""),
+    (judge.stop_timeouts, Facts(services=fronted(40), stop=[SYSTEMD]), "kills everything before redis"),
+    (judge.stop_timeouts, Facts(services=[*service(stop_timeout=60), *service(stop_timeout=60)], stop=[SYSTEMD]), ""),
     # descriptors
     (judge.descriptors, Facts(nginx=nginx(connections=768, nofile=1024)), ""),
     (judge.descriptors, Facts(nginx=nginx(connections=4096, nofile=1024)), "nginx runs out of descriptors"),
@@ -120,14 +134,18 @@ CASES: list[tuple[Callable[[Facts], Iterator[Finding]], Facts, str]] = [
     # heartbeat files
     (judge.heartbeat_files, Facts(services=service(backend="gunicorn", beats=("/dev/shm", "tmpfs"))), ""),
     (judge.heartbeat_files, Facts(services=service(backend="gunicorn", beats=("/tmp", "ext4"))), "stand still"),
+    (judge.heartbeat_files, Facts(services=service(beats=("/mnt", "fuse.sshfs"))), "stand still"),
     (judge.heartbeat_files, Facts(services=service()), ""),
     # memory
     (judge.memory, Facts(services=service(workers=2, surge=1, memory=[100 * MIB] * 2), memory_limit=400 * MIB), ""),
     (judge.memory, Facts(services=service(workers=2, surge=1, memory=[100 * MIB] * 2), memory_limit=250 * MIB), "more"),
     (judge.memory, Facts(services=service(workers=2, memory=[100 * MIB] * 2)), ""),
+    (judge.memory, Facts(services=service(workers=2, memory=[100 * MIB] * 2, standby=[60 * MIB]),
+                         memory_limit=250 * MIB), "more"),
     # accelerators
-    (judge.accelerators, Facts(services=service(backend="uvicorn", packages=HALF)), "httptools"),
-    (judge.accelerators, Facts(services=service(backend="uvicorn", packages={**HALF, "httptools": "1"})), ""),
+    (judge.accelerators, Facts(services=service(accelerators=BOTH, packages=HALF)), "httptools"),
+    (judge.accelerators, Facts(services=service(accelerators=BOTH, packages={**HALF, "httptools": "1"})), ""),
+    (judge.accelerators, Facts(services=service(accelerators=BOTH)), ""),
     (judge.accelerators, Facts(services=service(backend="gunicorn", packages={"uvicorn": "1"})), ""),
     # known holes
     (judge.known_holes, Facts(services=service(backend="gunicorn", packages={"gunicorn": "21.2.0"})), "smuggled"),
@@ -135,6 +153,7 @@ CASES: list[tuple[Callable[[Facts], Iterator[Finding]], Facts, str]] = [
     (judge.known_holes, Facts(services=service(backend="uvicorn", packages={"h11": "0.14.0"})), "malformed chunks"),
     (judge.known_holes, Facts(services=service(backend="gunicorn", packages={"waitress": "2.0.0"})), ""),
     (judge.known_holes, Facts(services=service(packages={"gunicorn": "20.1.0"})), "smuggled"),
+    (judge.known_holes, Facts(services=service(backend="bjoern", packages={"gunicorn": "20.1.0"})), ""),
     # runtime directory
     (judge.runtime_directory, Facts(runtime=runtime(0o700)), ""),
     (judge.runtime_directory, Facts(runtime=runtime(0o711)), ""),

@@ -41,7 +41,7 @@ GROUPS: dict[str, set[str]] = {
         "resolve",
         "schema",
     },
-    "decisions": {"lifecycle", "notify", "planner", "restart", "status"},
+    "decisions": {"lifecycle", "metrics", "notify", "planner", "restart", "status"},
     "mechanisms": {
         "access",
         "boot",
@@ -103,6 +103,7 @@ GROUPS: dict[str, set[str]] = {
         "conformance.*",
         "doctor",
         "doctor.*",
+        "nginx.uptake",
         "render",
         "successor",
         "watcher",

@@ -242,6 +242,23 @@ def test_http2_is_written_as_the_version_has_it() -> None:
     assert "# listen 443 ssl http2;" in text(WEB) and "# http2 on;" in text(WEB, (1, 27, 0))
 
 
+@pytest.mark.parametrize(
+    ("listens", "plain"),
+    [
+        ('["443", "[::]:443"]', ["80", "[::]:80"]),
+        ('["192.0.2.1:443", "127.0.0.1:8443"]', ["192.0.2.1:80"]),
+        ('":443"', ["80"]),
+        ('"8443"', []),
+    ],
+)
+def test_it_redirects_only_to_port_443(listens: str, plain: list[str]) -> None:
+    """As an ordinary user nginx could not even start with `listen 80`, and on other ports clients would go astray."""
+    made = text(f'[nginx]\nlisten = {listens}\ncertificate = "c.pem"\ncertificate_key = "k.pem"\n{WEB}')
+
+    assert re.findall(r"listen (\S*\b80);", made) == plain
+    assert ("return 301" in made) is bool(plain)
+
+
 def test_tls_redirects_from_port_80() -> None:
     made = text(f'[nginx]\ncertificate = "c.pem"\ncertificate_key = "k.pem"\n{WEB}', ipv6=False)
 

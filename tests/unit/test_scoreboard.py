@@ -120,6 +120,23 @@ def test_waits_are_kept_apart(table: Scoreboard, number: int) -> None:
     assert table.allocate(99) == slot and table.waited(slot) == Waits()
 
 
+def test_waits_of_those_who_left_are_kept(table: Scoreboard) -> None:
+    """A counter must not fall because a worker was replaced; nor does it because the supervisor was."""
+    for id, said in ((1, "t=999.5"), (2, "t=998"), (3, "never")):
+        slot = table.allocate(id)
+        assert slot is not None
+        noted(said, board(table, slot).waits, 1000.0)
+        assert table.departed().requests == id - 1
+        table.free(slot)
+        table.free(slot)
+
+    heir = Scoreboard(os.dup(table.fd), table.taken)
+    assert heir.departed() == table.departed()
+    assert (heir.departed().requests, heir.departed().seconds, heir.departed().longest) == (2, 2.5, 2.0)
+    assert sum(heir.departed().times) == 2
+    heir.close()
+
+
 def test_nothing_has_waited() -> None:
     assert together([]) == Waits() and Waits().quantile(0.99) == 0.0
 
@@ -137,6 +154,8 @@ def test_a_table_of_an_earlier_version(table: Scoreboard) -> None:
     worker.beat(5.0)
 
     assert heir.read(slot).beat == 5.0 and heir.waited(slot) == Waits()
+    heir.free(slot)
+    assert heir.departed() == Waits()
     heir.close()
 
 

@@ -33,6 +33,7 @@ _VERBS = {
     "status": "look",
     "logs": "look",
     "events": "look",
+    "metrics": "look",
     "reload": "order",
     "restart": "order",
     "rollback": "order",

@@ -1,4 +1,4 @@
-"""Reads: `ls`, `status`, `logs`, `events`. They never change anything."""
+"""Reads: `ls`, `status`, `logs`, `events`, `metrics`. They never change anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trapeze.errors import TrapezeError, UnknownName
 from trapeze.runtime import directories, list_instances
 from trapeze.status import Snapshot, Transition
 
-__all__ = ["events", "logs", "ls", "status"]
+__all__ = ["events", "logs", "ls", "metrics", "status"]
 
 _AGAIN = 1000
 """Lines of each service that are asked for after an upgrade: what may have come while it was under way."""
@@ -160,4 +160,16 @@ def events(follow: bool, since: int, as_json: bool, name: str | None) -> int:
         change = msgspec.json.decode(line, type=Transition)
         seen = change.revision
         click.echo(line if as_json else render.transition(change))
+    return 0
+
+
+@click.command()
+@name_option
+def metrics(name: str | None) -> int:
+    """Print numbers for Prometheus and its kin.
+
+    In the text format of OpenMetrics: what is wanted and what runs, restarts, memory, listen queues, and how long
+    requests had waited for a worker.
+    """
+    click.echo(Client(find(name)).get("/metrics"))
     return 0

@@ -16,6 +16,7 @@ from trapeze.errors import ConfigError, NotRunning, Problem, TrapezeError
 from trapeze.nginx import tool
 from trapeze.nginx.site import Site, plan
 from trapeze.nginx.text import MARK, Facts, fragment
+from trapeze.nginx.uptake import taken_up, watched
 from trapeze.nginx.whole import Frame, wrapped
 
 __all__ = ["nginx"]
@@ -207,11 +208,15 @@ def _reload(program: str, path: str, before: str | None, main: str | None) -> No
         _take_back(path, before)
         hint = "choose a place that its http block includes, such as /etc/nginx/conf.d/NAME.conf"
         raise TrapezeError(f"nginx does not read {path}: taken back, nothing was reloaded", hint=hint)
+    before_it = watched(verdict.printed)
     verdict = tool.run(program, *chosen, "-s", "reload")
     if not verdict.good:
         for line in verdict.said.splitlines():
             say(line)
         raise TrapezeError(f"{path} is written, and nginx could not be told: does it run?", hint="start nginx")
+    if (why := taken_up(before_it)) is not None:
+        _take_back(path, before)
+        raise TrapezeError(f"nginx goes on with its old configuration: {why}", hint=f"{path} is as it was before")
 
 
 def _take_back(path: str, before: str | None) -> None:

@@ -29,6 +29,11 @@ class ServiceFacts(Struct, frozen=True, kw_only=True):
 
     name: str
     sockets: Sequence[str] = ()
+    addresses: Sequence[str] = ()
+    """Where it can be reached, as nginx writes it."""
+    web: bool = False
+    after: Sequence[str] = ()
+    """Services that stop when it has stopped."""
     backend: str = ""
     """The server that runs the app; "" for commands, and where nobody knows yet ("auto", not started)."""
     behind: Upstream | None = None
@@ -40,10 +45,14 @@ class ServiceFacts(Struct, frozen=True, kw_only=True):
     """So many at a time the server is told to take in each worker."""
     nofile: int | None = None
     """Descriptors that a worker may have; None where that is not known."""
+    accelerators: Sequence[str] = ()
+    """Packages without which its server is slower than it could be, and says nothing."""
     packages: Mapping[str, str] = {}
     """Version of each server and parser that its interpreter has."""
     memory: Sequence[int] = ()
     """Bytes that each running process uses, pages shared with others counted in part."""
+    standby: Sequence[int] = ()
+    """The same of those that have imported the app and do not serve."""
     beats: tuple[str, str] | None = None
     """Directory of gunicorn's heartbeat files and the file system it is on."""
 

@@ -14,6 +14,7 @@ from trapeze.doctor import nginxconf
 from trapeze.doctor.facts import NginxFacts
 from trapeze.errors import TrapezeError
 from trapeze.nginx import tool
+from trapeze.nginx.uptake import workers_of
 from trapeze.runtime import own_directory
 from trapeze.spec import Config
 
@@ -34,15 +35,16 @@ def look(config: Config, program: str | None, main: str | None) -> NginxFacts | 
     if main is None and any(is_generated(spec) for spec in config.services.values()):
         generated = os.path.join(own_directory().path, f"{config.name}.nginx", "nginx.conf")
         main = generated if os.path.exists(generated) else None
+    running = _users(workers_of("/run/nginx.pid")) or _known(tool.worker_user())
     try:
         verdict = tool.run(found, *(["-c", os.path.abspath(main)] if main else []), "-T")
     except TrapezeError as error:
-        return NginxFacts(users=_known(tool.worker_user()), unread=error.message)
+        return NginxFacts(users=running, unread=error.message)
     if not verdict.good:
         last = verdict.said.strip().splitlines()
-        return NginxFacts(users=_known(tool.worker_user()), unread=last[-1] if last else "it says nothing")
+        return NginxFacts(users=running, unread=last[-1] if last else "it says nothing")
     read = nginxconf.read(verdict.printed)
-    workers = _workers(read.pid or "/run/nginx.pid")
+    workers = workers_of(read.pid or "/run/nginx.pid")
     return NginxFacts(
         users=_users(workers) or _configured(read.user),
         pools=read.pools,
@@ -50,15 +52,6 @@ def look(config: Config, program: str | None, main: str | None) -> NginxFacts | 
         connections=read.connections,
         nofile=_nofile(workers) or read.nofile or resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )
-
-
-def _workers(pid_file: str) -> list[psutil.Process]:
-    """The workers of the nginx that has written this file."""
-    with contextlib.suppress(OSError, ValueError, psutil.Error):
-        with open(pid_file, encoding="ascii") as file:
-            master = psutil.Process(int(file.read()))
-        return [child for child in master.children() if "worker process" in " ".join(child.cmdline())]
-    return []
 
 
 def _users(workers: list[psutil.Process]) -> list[Person]:

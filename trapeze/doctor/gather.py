@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from trapeze.access import Entry, entries
-from trapeze.addresses import Address, Unix
+from trapeze.addresses import Address, Unix, parse
 from trapeze.doctor import surroundings
 from trapeze.doctor.facts import Facts, RuntimeFacts, ServiceFacts, SocketFacts
 from trapeze.doctor.front import look
 from trapeze.generation import interpreter
 from trapeze.limits import rlimit_pairs
-from trapeze.nginx.site import Upstream, plan
+from trapeze.nginx.site import Upstream, plan, reached_at
 from trapeze.runtime import own_directory
 from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
@@ -125,9 +125,13 @@ def _service(
     elif status is not None and status.backend not in ("", "auto"):
         backend = status.backend
     pids = [each.pid for each in status.processes if each.pid is not None] if status is not None else []
+    standing = [each.pid for each in status.standby if each.pid is not None] if status is not None else []
     return ServiceFacts(
         name=name,
         sockets=spec.sockets,
+        addresses=_addresses(spec, config, addresses),
+        web=spec.is_web,
+        after=spec.after,
         backend=backend,
         behind=_behind(name, backend, config, addresses) if spec.is_web else None,
         stop_timeout=spec.stop_timeout,
@@ -135,10 +139,33 @@ def _service(
         surge=spec.max_surge if spec.is_web else 0,
         connections=_connections(backend, spec),
         nofile=_nofile(spec, pids),
+        accelerators=_accelerators(backend, spec),
         packages=listed.of(interpreter(spec)) if spec.app is not None else {},
-        memory=[size for pid in pids if (size := surroundings.shared_memory(pid)) is not None],
+        memory=_sizes(pids),
+        standby=_sizes(standing),
         beats=_beats(backend, spec),
     )
+
+
+def _sizes(pids: Iterable[int]) -> list[int]:
+    return [size for pid in pids if (size := surroundings.shared_memory(pid)) is not None]
+
+
+def _addresses(spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> list[str]:
+    """All of them: an nginx that somebody else has written may use any."""
+    found: list[Address] = []
+    for each in spec.sockets:
+        texts = known.get(each)
+        found += map(parse, texts) if texts else [address for _, address in addresses_of(config.sockets[each])]
+    return [place for address in found if (place := reached_at(address))]
+
+
+def _accelerators(backend: str, spec: ServiceSpec) -> list[str]:
+    """Those that the options have not decided against."""
+    if backend != "uvicorn":
+        return []
+    by_option = {"loop": "uvloop", "http": "httptools"}
+    return [name for option, name in by_option.items() if spec.options.get(option, "auto") in ("auto", name)]
 
 
 def _behind(name: str, backend: str, config: Config, addresses: Mapping[str, Sequence[str]]) -> Upstream | None:

@@ -12,17 +12,22 @@ from trapeze.doctor.holes import older
 
 __all__ = ["CHECKS", "DISKS", "Finding", "judge"]
 
-DISKS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "nfs", "nfs4", "fuse", "9p"})
-"""File systems on which a write may wait for a disk, or for another machine."""
+DISKS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "overlay", "nfs", "nfs4",
+                   "cifs", "smb3", "fuse", "fuseblk", "9p", "virtiofs", "ceph"})  # fmt: skip
+"""File systems on which a write may wait for a disk, or for another machine. (What FUSE adds behind a dot is left out:
+"fuse.sshfs".)"""
 _SPARE = 64
 """Descriptors that a worker needs beside its connections: listeners, log, imports, databases."""
 _SERVED = {
     "gunicorn": ("gunicorn",), "uvicorn": ("uvicorn", "h11"), "hypercorn": ("hypercorn", "h11", "h2"),
     "waitress": ("waitress",), "aiohttp": ("aiohttp",), "tornado": ("tornado",), "gevent": ("gevent",),
     "daphne": ("daphne", "twisted"), "werkzeug": ("werkzeug",), "granian": ("granian",), "cheroot": ("cheroot",),
-    "chaussette": ("waitress", "gevent", "eventlet"),
+    "chaussette": ("waitress", "gevent", "eventlet"), "bjoern": ("bjoern",), "fastpysgi": ("fastpysgi",),
+    "uwsgi": ("uwsgi", "pyuwsgi"),
 }  # fmt: skip
-"""What stands between a client and the app, by backend. Unknown backends: the two that `auto` chooses from."""
+"""What stands between a client and the app, by backend."""
+_AUTO = ("gunicorn", "uvicorn", "h11")
+"""The same where `auto` has not chosen yet."""
 
 
 class Finding(NamedTuple):
@@ -78,7 +83,7 @@ def _ours(facts: Facts) -> Iterator[tuple[ServiceFacts, str, Pool]]:
     """Each pool of nginx that leads to a service of ours, with its name or address."""
     for name, pool in (facts.nginx.pools if facts.nginx else {}).items():
         for service in facts.services:
-            if service.behind is not None and service.behind.servers[0] in pool.servers:
+            if service.behind is not None and not set(service.addresses).isdisjoint(pool.servers):
                 yield service, name, pool
 
 
@@ -102,7 +107,10 @@ def kept_connections(facts: Facts) -> Iterator[Finding]:
         if not pool.keepalive and not local:
             what = f"nginx opens a connection to {service.name} for each request"
             evidence = f"{pool.where}: {name} has no keepalive"
-            yield Finding("no-keepalive", what, evidence, f"add `keepalive 16;` to upstream {name}")
+            fix = f"add `keepalive 16;` to upstream {name}"
+            if name in pool.servers:  # it stands in proxy_pass itself
+                fix = f"an upstream for {name} with `keepalive 16;`, as `trapeze nginx` writes it"
+            yield Finding("no-keepalive", what, evidence, fix)
         for each in _passed_to(facts, name) if pool.keepalive else ():
             sent = "close" if each.connection is None else each.connection
             if each.version == "1.0" or sent.lower() == "close":
@@ -118,15 +126,52 @@ def _passed_to(facts: Facts, name: str) -> Sequence[Passed]:
 
 def stop_timeouts(facts: Facts) -> Iterator[Finding]:
     """Who stops the supervisor has to wait as long as the supervisor waits for its services."""
+    seconds, row = _longest(facts.services)
     for each in facts.stop:
-        slow = max(facts.services, key=lambda service: service.stop_timeout, default=None)
-        if slow is None or slow.stop_timeout < each.seconds:
+        if not row or seconds < each.seconds:
             continue
-        needed = f"{slow.stop_timeout + 5:g}"
-        what = f"{each.who} kills everything before {slow.name} has had its time to finish"
+        slow = max(row, key=lambda service: service.stop_timeout)
+        what = f"{each.who} kills everything before {row[-1].name} has had its time to finish"
         evidence = f"stop_timeout of {slow.name} is {slow.stop_timeout:g} s, {each.who} waits {each.seconds:g} s"
-        fix = f"{each.fix.replace('{seconds}', needed)}, or a shorter stop_timeout in [services.{slow.name}]"
+        if len(row) > 1:
+            parts = ", ".join(f"{service.name} {service.stop_timeout:g} s" for service in row)
+            evidence = f"one after the other may take {parts}; {each.who} waits {each.seconds:g} s"
+        needed = each.fix.replace("{seconds}", f"{seconds + 5:g}")
+        fix = f"{needed}, or a shorter stop_timeout in [services.{slow.name}]"
         yield Finding("stop-timeout", what, evidence, fix)
+
+
+def _longest(services: Sequence[ServiceFacts]) -> tuple[float, list[ServiceFacts]]:
+    """Seconds that a stop of everything may take, and the services that stop one after the other in this time.
+
+    Who comes `after` goes before; web services go before side services that are not in front (`Machine._stop_next`).
+    """
+    known: dict[str, tuple[float, list[ServiceFacts]]] = {}
+
+    def over(service: ServiceFacts) -> tuple[float, list[ServiceFacts]]:
+        if service.name not in known:
+            known[service.name] = (0.0, [])  # a circle would be a mistake that `check` has found
+            first = [each for each in services if service.name in each.after]
+            if not service.web and not _follows_web(service, services):
+                first += [each for each in services if each.web]
+            seconds, row = max((over(each) for each in first), key=lambda each: each[0], default=(0.0, []))
+            known[service.name] = (seconds + service.stop_timeout, [*row, service])
+        return known[service.name]
+
+    return max((over(each) for each in services), key=lambda each: each[0], default=(0.0, []))
+
+
+def _follows_web(service: ServiceFacts, services: Sequence[ServiceFacts]) -> bool:
+    by_name = {each.name: each for each in services}
+    seen, ahead = {service.name}, list(service.after)
+    while ahead:
+        name = ahead.pop()
+        if name in by_name and name not in seen:
+            if by_name[name].web:
+                return True
+            seen.add(name)
+            ahead += by_name[name].after
+    return False
 
 
 def descriptors(facts: Facts) -> Iterator[Finding]:
@@ -154,7 +199,7 @@ def descriptors(facts: Facts) -> Iterator[Finding]:
 def heartbeat_files(facts: Facts) -> Iterator[Finding]:
     """gunicorn's workers touch a file once a second: on a disk that is busy they stand still."""
     for service in facts.services:
-        if service.beats is not None and service.beats[1] in DISKS:
+        if service.beats is not None and service.beats[1].partition(".")[0] in DISKS:
             what = (
                 f"the workers of {service.name} stand still when the disk is busy: gunicorn's heartbeat files lie on it"
             )
@@ -173,12 +218,14 @@ def memory(facts: Facts) -> Iterator[Finding]:
     for service in facts.services:
         if service.memory:
             mean = sum(service.memory) // len(service.memory)
-            needed += max(service.workers + service.surge, len(service.memory)) * mean
-            parts.append(f"{service.workers} + {service.surge} x {_mib(mean)} of {service.name}")
+            needed += max(service.workers + service.surge, len(service.memory)) * mean + sum(service.standby)
+            parts.append(f"({service.workers} + {service.surge}) x {_mib(mean)} of {service.name}")
+            if service.standby:
+                parts.append(f"{_mib(sum(service.standby))} for those of {service.name} that stand by")
     if needed > facts.memory_limit:
         what = "the workers need more memory than there is while a reload rolls: the kernel kills one of them"
         evidence = (
-            f"{_mib(needed)} ({', '.join(parts)}), the limit of {facts.memory_group} is {_mib(facts.memory_limit)}"
+            f"{_mib(needed)}: {', '.join(parts)}; the limit of {facts.memory_group} is {_mib(facts.memory_limit)}"
         )
         yield Finding(
             "memory", what, evidence, "fewer workers, preload = true, or a higher limit (MemoryMax=, --memory)"
@@ -192,10 +239,8 @@ def _mib(size: int) -> str:
 def accelerators(facts: Facts) -> Iterator[Finding]:
     """uvicorn without them is a third to a half as fast, and says nothing."""
     for service in facts.services:
-        if service.backend != "uvicorn" or not service.packages:
-            continue
-        missing = [name for name in ("uvloop", "httptools") if name not in service.packages]
-        if missing:
+        missing = [name for name in service.accelerators if name not in service.packages]
+        if missing and service.packages:
             what = f"uvicorn runs {service.name} without {' and '.join(missing)}: slower than it could be"
             evidence = f"uvicorn {service.packages.get('uvicorn', '?')} is there, {' and '.join(missing)} not"
             yield Finding("accelerators", what, evidence, f"pip install {' '.join(missing)} (or uvicorn[standard])")
@@ -204,7 +249,7 @@ def accelerators(facts: Facts) -> Iterator[Finding]:
 def known_holes(facts: Facts) -> Iterator[Finding]:
     """A server that is known to be broken."""
     for service in facts.services:
-        for package in _SERVED.get(service.backend, ("gunicorn", "uvicorn", "h11")):
+        for package in _SERVED.get(service.backend, () if service.backend else _AUTO):
             version = service.packages.get(package, "")
             for hole in older(package, version):
                 what = f"{package} {version} ({service.name}): {hole.what}"

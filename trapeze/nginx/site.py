@@ -20,7 +20,7 @@ from trapeze.limits import parse_size
 from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
 
-__all__ = ["KEPT", "Host", "Location", "Site", "Upstream", "plan"]
+__all__ = ["KEPT", "Host", "Location", "Site", "Upstream", "plan", "reached_at"]
 
 MOST = 5.0
 """Seconds that nginx keeps an idle connection to the app, unless the app keeps it shorter."""
@@ -221,7 +221,7 @@ def _servers(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, S
     for group, each in zip(groups, spec.sockets, strict=True):
         slots = config.sockets[each].slots if config.sockets[each].listen == "per-worker" else 1
         for kind in (Unix, Tcp):
-            written = [text for address in group if isinstance(address, kind) and (text := _written(address))]
+            written = [text for address in group if isinstance(address, kind) and (text := reached_at(address))]
             if written:
                 return written[:slots]
     if any(isinstance(address, Abstract) for address in found):
@@ -238,8 +238,8 @@ def _addresses(name: str, config: Config, known: Mapping[str, Sequence[str]]) ->
     return [address for _, address in addresses_of(config.sockets[name])]
 
 
-def _written(address: Address) -> str:
-    """An address as nginx writes it; empty where it is not known yet."""
+def reached_at(address: Address) -> str:
+    """Return an address as nginx on this machine writes it; "" where it cannot, or the port is not known yet."""
     match address:
         case Unix(path):
             return f"unix:{path}"

@@ -69,9 +69,9 @@ def body(site: Site, facts: Facts) -> Iterator[str]:
     for upstream in site.upstreams:
         yield ""
         yield from _upstream(upstream, facts)
-    if site.certificate:
+    if site.certificate and (plain := _plain(site, facts)):
         yield ""
-        yield from _redirect(site, facts)
+        yield from _redirect(site, plain)
     for host in site.hosts:
         yield ""
         yield from _server(host, site, facts)
@@ -106,13 +106,12 @@ def _upstream(upstream: Upstream, facts: Facts) -> Iterator[str]:
         yield f"    zone {upstream.name} 64k;"
         yield "    least_conn;"
         yield from (f"    server {server} max_fails=1 fail_timeout=5s;" for server in upstream.servers)
-    elif others:
+    elif others and upstream.slots:
         yield "    least_conn;  # to the machine that has the least to do"
         yield "    # Three failures within 10 s, and a machine is left alone for 10 s."
         yield from (f"    server {server} max_fails=3 fail_timeout=10s;" for server in upstream.servers)
     else:
-        yield "    # trapeze holds the socket, so it is there while workers come and go: never marked as failed."
-        yield f"    server {here} max_fails=0;"
+        yield from _machines(here, others)
     if upstream.keepalive:
         yield from indented(comment(_IDLE))
         yield from indented([line for each in upstream.why_idle for line in comment(_sentence(each))])
@@ -132,13 +131,35 @@ def _none(upstream: Upstream, facts: Facts) -> Iterator[str]:
         yield "# keepalive 0;  # nginx 1.29.7 and newer keep some unless told; older ones do not know it"
 
 
-def _redirect(site: Site, facts: Facts) -> Iterator[str]:
+def _machines(here: str, others: Sequence[str]) -> Iterator[str]:
+    if others:
+        yield "    least_conn;  # to the machine that has the least to do"
+    yield "    # trapeze holds the socket, so it is there while workers come and go: never marked as failed."
+    yield f"    server {here} max_fails=0;"
+    if others:
+        yield "    # Three failures within 10 s, and another machine is left alone for 10 s."
+        yield from (f"    server {server} max_fails=3 fail_timeout=10s;" for server in others)
+
+
+def _addresses(facts: Facts, port: str) -> list[str]:
+    """Where it listens, if nothing says it."""
+    return [port, *([f"[::]:{port}"] if facts.ipv6 else [])]
+
+
+def _plain(site: Site, facts: Facts) -> list[str]:
+    """Where plain HTTP is awaited: at port 80 of each address that has HTTPS at 443, which is where browsers go. On
+    other ports we would send them astray, and as an ordinary user nginx could not even start."""
+    if not site.listens:
+        return _addresses(facts, "80")
+    ends = [listen.removeprefix(":").rpartition(":") for listen in site.listens]
+    return [f"{host}{colon}80" for host, colon, port in ends if port == "443"]
+
+
+def _redirect(site: Site, plain: Sequence[str]) -> Iterator[str]:
     names = list(dict.fromkeys(name for host in site.hosts for name in host.names))
     yield "server {"
     yield "    # Plain HTTP: go to HTTPS."
-    yield "    listen 80;"
-    if facts.ipv6:
-        yield "    listen [::]:80;"
+    yield from (f"    listen {address};" for address in plain)
     yield f"    server_name {' '.join(names)};"
     yield "    return 301 https://$host$request_uri;"
     yield "}"
@@ -163,7 +184,7 @@ def _server(host: Host, site: Site, facts: Facts) -> Iterator[str]:
 def _address(host: Host, site: Site, facts: Facts) -> Iterator[str]:
     tls = site.certificate is not None
     port = "443" if tls else "80"
-    listens = list(site.listens) or [port, *([f"[::]:{port}"] if facts.ipv6 else [])]
+    listens = list(site.listens) or _addresses(facts, port)
     on = facts.version >= HTTP2_ON
     words = "" if not tls else " ssl" if on else " ssl http2"
     yield from (f"listen {listen.removeprefix(':')}{words};" for listen in listens)

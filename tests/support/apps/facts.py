@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import sys
 from typing import Any
 
@@ -29,6 +30,8 @@ def _descriptors() -> dict[str, str]:
 
 
 def _listens_on(fd: int) -> str | None:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return None
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

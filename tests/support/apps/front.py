@@ -1,5 +1,7 @@
 """A WSGI and an ASGI app for what nginx does with requests: they tell what they were told, stream, count, and die.
 
+As an app of aiohttp or tornado too, which does what the ASGI app says (`nativeapp`).
+
 TEST_COUNT: each POST adds a line to this file. TEST_GATE: streams wait there after their first event. TEST_WIRE: said
 on it is who has gone.
 """
@@ -14,7 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["asgi", "wsgi"]
+__all__ = ["BIG", "asgi", "wsgi"]
+
+BIG = 16 * 2**20
+"""Bytes of the answer that slow readers get: more than sockets hold."""
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    import nativeapp  # type: ignore[import-not-found]
+
+    return nativeapp.make(name, asgi)
 
 
 def count(path: str) -> None:
@@ -43,6 +56,8 @@ def answer(method: str, path: str, told: dict[str, Any], body: bytes) -> bytes:
         os.kill(os.getpid(), signal.SIGKILL)
     if path.endswith("/echo"):
         return json.dumps({"size": len(body), "sum": hashlib.sha256(body).hexdigest()}).encode()
+    if path.endswith("/big"):
+        return bytes(BIG)
     return json.dumps(told).encode()
 
 
@@ -61,7 +76,9 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
     if path == "/events" or path == "/endless":
         start_response("200 OK", [("Content-Type", "text/event-stream")])
         return events() if path == "/events" else endless()
-    body = b"".join(iter(lambda: environ["wsgi.input"].read(65536), b""))
+    if environ.get("wsgi.websocket"):
+        return talk(environ["wsgi.websocket"])
+    body = whole(environ)
     pairs = [(key[5:].replace("_", "-").lower(), value) for key, value in environ.items() if key.startswith("HTTP_")]
     told = {
         "client": environ["REMOTE_ADDR"],
@@ -73,6 +90,22 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
     data = answer(method, path, told, body)
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
     return [data]
+
+
+def whole(environ: dict[str, Any]) -> bytes:
+    """The request's body. Not more is read than was announced: some servers hand out the connection itself."""
+    left, pieces = int(environ.get("CONTENT_LENGTH") or 0), []
+    while left and (piece := environ["wsgi.input"].read(min(left, 65536))):
+        left -= len(piece)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def talk(socket: Any) -> list[bytes]:
+    """A WebSocket of gevent-websocket that says everything back."""
+    while (said := socket.receive()) is not None:
+        socket.send(said)
+    return []
 
 
 def events() -> Iterator[bytes]:

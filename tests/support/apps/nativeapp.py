@@ -95,7 +95,7 @@ def aiohttp_app(asgi: Any) -> Any:
         await asgi(scope, exchange.receive, exchange.send)
         return exchange.response
 
-    app = web.Application(client_max_size=2**24)
+    app = web.Application(client_max_size=2**26)
     app.router.add_route("*", "/{tail:.*}", handle)
     app.cleanup_ctx.append(lifespan.context)
     return app
