@@ -73,7 +73,15 @@ def server(run_dir: Path, tcp: Callable[..., Listener], trapeze: Callable[..., T
     for step in STEPS * 2:
         one_round(made, step)
     until(lambda: settled(made), what="two workers")
+    until(lambda: held(made.pid)["child"] == family(made), what="what zygotes fork in advance, when nobody asks them")
     return made
+
+
+def family(server: Trapeze) -> int:
+    """Children, when all is quiet: the keeper, workers, heirs, and for each zygote one more that was forked ahead."""
+    service = server.service()
+    zygotes = sum(each["role"] == "zygote" for each in service["standby"])
+    return 1 + len(service["processes"]) + len(service["standby"]) + zygotes
 
 
 def standing_by(server: Trapeze) -> list[str]:
