@@ -33,7 +33,7 @@ def behind(idle_ms: int = 5000, server: str = SOCKET) -> Upstream:
     why = ["idle connections are kept 2 s"] if idle_ms < 5000 else []
     return Upstream(
         name="shop_web", service="web", slots=0, servers=[server], keepalive=16, idle_ms=idle_ms, why_idle=why, read=60,
-        why_read="", why_none="",
+        why_read="", why_none="", doubts="",
     )  # fmt: skip
 
 

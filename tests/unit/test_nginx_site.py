@@ -403,3 +403,27 @@ def test_environment_sets_the_section() -> None:
     )
 
     assert (found.config.nginx.names, found.config.nginx.keepalive) == (["shop.example"], 4)
+
+
+@pytest.mark.parametrize(
+    ("bind", "trusted", "lacks"),
+    [
+        ("unix:/run/shop/web.sock", [], "unix"),
+        ("unix:/run/shop/web.sock", ["10.0.0.0/8"], "unix"),
+        ("unix:/run/shop/web.sock", ["unix"], ""),
+        ("127.0.0.1:8000", ["unix"], "127.0.0.1"),
+        ("127.0.0.1:8000", ["127.0.0.0/8", "::1"], ""),
+        ("[::1]:8000", ["127.0.0.1"], "::1"),
+        ("[::1]:8000", ["*"], ""),
+    ],
+)
+def test_an_app_that_does_not_believe_nginx(bind: str, trusted: list[str], lacks: str) -> None:
+    text = WEB.replace("unix:/run/shop/web.sock", bind) + f"trusted_proxies = {trusted}\n"
+    assert upstream(text).doubts == lacks
+    said = [line.strip() for line in fragment(site(text), Facts(), "trapeze.toml").splitlines()]
+    words = f'# web does not believe them yet: its trusted_proxies lacks "{lacks}".'
+    assert (words in said) == bool(lacks)
+
+
+def test_by_default_it_does() -> None:
+    assert upstream(WEB).doubts == ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
@@ -68,6 +69,8 @@ class Upstream(Struct, frozen=True, kw_only=True):
     read: float
     """Seconds that nginx waits for the app."""
     why_read: str
+    doubts: str
+    """Whom `trusted_proxies` would have to name so that the app believes nginx; empty where it does."""
 
 
 class Location(Struct, frozen=True, kw_only=True):
@@ -187,7 +190,19 @@ def _upstream(name: str, config: Config, addresses: Mapping[str, Sequence[str]])
         why_idle=why,
         read=read,
         why_read=why_read,
+        doubts=_doubts(spec.trusted_proxies, servers[0]),
     )
+
+
+def _doubts(trusted: Sequence[str] | None, server: str) -> str:
+    if trusted is None or "*" in trusted:
+        return ""
+    if server.startswith("unix:"):
+        return "" if "unix" in trusted else "unix"
+    ours = "::1" if server.startswith("[::1]") else "127.0.0.1"  # by which nginx comes to another address is not known
+    here = ip_address(ours)
+    networks = [ip_network(each, strict=False) for each in trusted if each != "unix"]
+    return "" if any(here in network for network in networks) else ours
 
 
 def _kept(name: str, spec: ServiceSpec, servers: Sequence[str], asked: int | None, idle: float) -> tuple[int, str]:

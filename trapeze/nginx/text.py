@@ -246,6 +246,9 @@ def _headers(site: Site) -> Iterator[str]:
         "The app believes nginx (trusted_proxies), so all of these are nginx's own words: what a client sends under "
         "the same names is replaced, and what could be mistaken for them is taken out ('' sends nothing)."
     )
+    for each in site.upstreams:
+        if each.doubts:
+            yield from comment(f'{each.service} does not believe them yet: its trusted_proxies lacks "{each.doubts}".')
     yield f"proxy_set_header Host $host${slug}_port;"
     yield "proxy_set_header X-Forwarded-For $remote_addr;"
     yield "proxy_set_header X-Forwarded-Proto $scheme;"
