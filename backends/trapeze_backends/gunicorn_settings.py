@@ -58,6 +58,7 @@ FIELDS = {
     "keepalive": "keepalive",
     "accesslog": "access_log",
     "forwarded_allow_ips": "trusted_proxies",
+    "proxy_allow_ips": "trusted_proxies",
 }
 """Settings that are fields with one meaning for every backend; either may be used, not both."""
 
@@ -272,7 +273,9 @@ def _apply_fields(config: Any, job: Job, said: set[str]) -> None:
         # What is left to gunicorn (SCRIPT_NAME from a proxy, the PROXY protocol) goes by the same list.
         peers = [peer for peer in job.trusted_proxies if peer != "unix"]
         config.set("forwarded_allow_ips", ",".join(peers))
+        config.set("proxy_allow_ips", ",".join(peers))
         said.discard("forwarded_allow_ips")
+        _check_unix_peers(config, job)
     config.set("workers", max(job.workers, 1))
     config.set("graceful_timeout", max(int(job.patience), 1))
     config.set("backlog", job.backlog)
@@ -284,6 +287,17 @@ def _apply_fields(config: Any, job: Job, said: set[str]) -> None:
         config.set("worker_class", name)
     if name == "gthread" and "threads" not in said:
         config.set("threads", DEFAULT_THREADS)
+
+
+def _check_unix_peers(config: Any, job: Job) -> None:
+    """The PROXY protocol is believed of everybody who connects by a Unix socket: gunicorn asks no list there."""
+    doubted = job.trusted_proxies is not None and not {"unix", "*"} & set(job.trusted_proxies)
+    by_path = any(listener.address.startswith("unix:") for listener in job.listeners)
+    if doubted and by_path and config.proxy_protocol not in (False, "off"):
+        raise StartError(
+            "options.proxy_protocol: gunicorn believes it of everybody behind a Unix socket, trusted_proxies of nobody",
+            hint='add "unix" to trusted_proxies, or let the proxy connect by TCP',
+        )
 
 
 def _trusted(config: Any, said: set[str]) -> list[str] | None:
