@@ -67,7 +67,7 @@ def with_keeper(server: Trapeze, children: int) -> list[str]:
 
 def image(server: Trapeze) -> int:
     """Of the program that goes on: for a moment a stand-in answers."""
-    until(lambda: not server.status()["upgrading"], what="the program that goes on")
+    until(lambda: not server.status().get("upgrading", True), what="the program that goes on")
     return int(server.status()["image"])
 
 
