@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from trapeze_bench import procfs
@@ -29,7 +30,8 @@ ANSWERS = {
 
 
 class Server:
-    """Answers each connection once, as told."""
+    """Answers each connection once, as told. The end of the connection comes with the answer, in one segment: whoever
+    has read the answer can know."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
@@ -49,7 +51,7 @@ class Server:
             with connection:
                 connection.recv(1 << 16)
                 self.served += 1
-                connection.sendall(self.answer)
+                connection.sendall(self.answer, socket.MSG_MORE)
 
     def close(self) -> None:
         """Wake it, too."""
@@ -103,6 +105,56 @@ def test_kept_connections_are_never_more_than_told() -> None:
             for wire in list(client.wires):
                 wire.due = 0.0
             thread.join()
+
+
+@pytest.fixture
+def asking() -> Iterator[Callable[[Plan], Client]]:
+    """Start a client in a thread of its own; it is told to stop at the end."""
+    started: list[tuple[Client, threading.Thread]] = []
+
+    def start(plan: Plan) -> Client:
+        client = Client(plan)
+        thread = threading.Thread(target=lambda: asyncio.run(client.run()))
+        thread.start()
+        started.append((client, thread))
+        return client
+
+    yield start
+    for client, thread in started:
+        client.stopping = True
+        thread.join()
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again(asking: Callable[[Plan], Client]) -> None:
+    """Not even by one that was waiting for it, and is sent the moment that the answer is there."""
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
+        client = asking(Plan(listener.getsockname()[1], 500.0, kept=1))
+        for number in range(20):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                if number == 0:
+                    until(lambda: len(client.waiting) >= 20, what="twenty requests that wait")
+                connection.sendall(ANSWERS[""], socket.MSG_MORE)  # goes out with the end of the connection
+        until(lambda: len(client.due) >= 20, what="twenty answers")
+        found, lost = client.due[:20], client.lost[:]
+        client.stopping = True
+        client.waiting.clear()
+
+    assert lost == []
+    assert found == sorted(found), "those that wait take turns in the order in which they were due"
+
+
+def test_nobody_waits_for_a_server_that_is_gone(asking: Callable[[Plan], Client]) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
+        client = asking(Plan(listener.getsockname()[1], 500.0, kept=1))
+        connection, _ = listener.accept()
+        until(lambda: len(client.waiting) >= 20, what="twenty requests that wait")
+    with connection:
+        connection.recv(1 << 16)
+    until(lambda: len(client.lost) >= 21 and not client.waiting, timeout=5, what="all that waited to be refused")
+
+    assert {why for _, why in client.lost} == {"closed, unanswered", "ECONNREFUSED, connecting"}
 
 
 def test_another_program_in_the_same_process_is_seen() -> None:
