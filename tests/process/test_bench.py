@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from trapeze_bench import procfs
+from trapeze_bench.family import processor_time
 from trapeze_bench.loads import loaded
 from trapeze_bench.openloop import Client, Plan
 from trapeze_bench.targets import free_port
@@ -167,6 +168,38 @@ def test_another_program_in_the_same_process_is_seen() -> None:
         child.stdin.flush()
         child.stdout.readline()
         assert procfs.image(child.pid) != before
+
+
+WORKING = """
+import threading, time
+
+def work(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+while input():
+    thread = threading.Thread(target=work, args=[0.003])
+    thread.start()
+    thread.join()
+    print(time.process_time(), flush=True)
+"""
+
+
+def test_processor_time_to_less_than_a_tick() -> None:
+    """A supervisor uses less than a hundredth of a second in a load: none of it may be missing, in whatever thread."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        for _ in range(3):
+            child.stdin.write("work\n")
+            child.stdin.flush()
+            used = float(child.stdout.readline())
+            assert (processor_time(child.pid) or 0.0) >= used
+        child.stdin.write("\n")
+
+    assert processor_time(child.pid) is None
 
 
 @pytest.mark.slow
