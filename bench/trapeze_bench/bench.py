@@ -29,7 +29,7 @@ __all__ = ["BROKEN_OFF", "Order", "run"]
 
 LOOPS = ("uvloop", "httptools")
 """What several servers are faster with."""
-SERVERS = (*LOOPS, "gunicorn", "uvicorn", "granian", "hypercorn", "pyuwsgi", "circus", "supervisor")
+SERVERS = (*LOOPS, "gunicorn", "uvicorn", "granian", "hypercorn", "pyuwsgi", "circus", "chaussette", "supervisor")
 """Of the contestants of scenarios."""
 BROKEN_OFF = 130
 """Exit code after Ctrl-C or SIGTERM."""
@@ -194,6 +194,8 @@ def _say(text: str) -> None:
 
 def _writable(order: Order) -> None:
     """Known before, and not after half an hour."""
+    if order.html == "-":
+        raise Unusable("--html -: a page goes to a file; it is --json that stdout is for")
     for path in (order.json, order.html):
         if path is None or path == "-":
             continue
