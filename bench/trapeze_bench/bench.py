@@ -13,6 +13,7 @@ from pathlib import Path
 
 from trapeze_bench import documents, machine, nginx, page, tables
 from trapeze_bench.entrants import Backend, Entrant, Unusable, choose
+from trapeze_bench.findings import in_vain
 from trapeze_bench.generator import Generator, Wanted, generator
 from trapeze_bench.interrupts import interruptible
 from trapeze_bench.plan import Plan, Remaining, duration
@@ -87,8 +88,7 @@ def run(order: Order) -> int:
     _publish(order, report, broken_off)
     if broken_off:
         return BROKEN_OFF
-    study = report.study
-    return int(study is not None and not any(result.starts for result in study.results))
+    return int(in_vain(report))
 
 
 def _entrants(order: Order) -> list[Entrant]:

@@ -24,6 +24,7 @@ __all__ = [
     "crowded",
     "errors",
     "headline",
+    "in_vain",
     "leaders",
     "near_ceiling",
     "paired",
@@ -128,6 +129,13 @@ def near_ceiling(study: Study, generator: Generator | None) -> list[str]:
         return []
     limit = CEILING * generator.ceiling
     return [each.name for each in study.results if any((median(run.rates) or 0) >= limit for run in each.closed)]
+
+
+def in_vain(report: Report) -> bool:
+    """Was there nobody who could be measured, in the study or in one of the scenarios?"""
+    if report.study is not None and not ranked(report.study):
+        return True
+    return any(not any(each.cells for each in scenario.standings) for scenario in report.scenarios)
 
 
 def crowded(load: float, cores: int) -> bool:

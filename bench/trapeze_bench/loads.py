@@ -70,7 +70,13 @@ def loaded(plan: Plan) -> Iterator[Load]:
         env = environment(directory)
         here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         env["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [env.get("PYTHONPATH")])])
-        popen = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        popen = subprocess.Popen(
+            argv,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,  # ^C of a terminal is for us to pass on
+        )
         with suppress(OSError):  # without the right to it, the note says how late the client was
             os.setpriority(os.PRIO_PROCESS, popen.pid, PRECEDENCE)
         try:

@@ -181,7 +181,7 @@ def scenario(found: Scenario, width: int) -> str:
     if ran:
         columns = [Column("", [_judged(each) for each in ran], left=True)]
         for name, unit in found.columns.items():
-            head = "\n".join([*textwrap.wrap(name, HEAD), unit])
+            head = "\n".join([*textwrap.wrap(name, HEAD, break_long_words=False), unit])
             columns.append(Column(head, [cell(each.cells.get(name)) for each in ran]))
         lines.append(grid(Column("", [each.name for each in ran], left=True), columns, width))
     lines += [wrapped(f"{each.name}: {each.note}", width, "  ") for each in ran if each.note]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from trapeze_bench.findings import counterpart, errors, headline, leaders, near_ceiling, ranked, reference, tail, versus
+from trapeze_bench.findings import (
+    counterpart,
+    errors,
+    headline,
+    in_vain,
+    leaders,
+    near_ceiling,
+    ranked,
+    reference,
+    tail,
+    versus,
+)
 from trapeze_bench.results import Fixed, Generator, Report, Result, Scenario, Standing, Study
 
 from tests.support.benchdoc import result, sample
@@ -179,3 +190,19 @@ def test_order_and_places() -> None:
 def test_nothing_measured() -> None:
     assert said(study()) == [("bad", "nothing was measured")]
     assert said(None) == []
+
+
+@pytest.mark.parametrize(
+    ("standing", "vain"),
+    [
+        (Standing("x", {"lost": 3}), False),
+        (Standing("x", verdict="not measured", note="it did not come up"), True),
+        (Standing("circus", missing="pip install circus"), True),
+    ],
+)
+def test_where_nobody_could_be_measured_it_was_in_vain(standing: Standing, vain: bool) -> None:
+    found = Scenario("reload", "What?", {"lost": ""}, [standing], finished=True)
+
+    assert in_vain(Report(sample(1).machine, "2026-01-02T03:04Z", scenarios=[found])) == vain
+    assert not in_vain(Report(sample(1).machine, "2026-01-02T03:04Z", study=study(result("trapeze+granian", FAST))))
+    assert in_vain(Report(sample(1).machine, "2026-01-02T03:04Z", study=study()))
