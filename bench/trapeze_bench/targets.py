@@ -41,7 +41,7 @@ APPS = BENCH / "trapeze_bench" / "apps"
 """Apps that only a script here serves."""
 WORKERS = 4
 THREADS = 4
-"""Of the gthread class: the default of trapeze's gunicorn backend."""
+"""Of gunicorn's gthread class and of granian (WSGI): what trapeze's backends take."""
 POLL = 0.001
 """Seconds between two attempts to connect: costs a few per cent of a core, on either side of a comparison."""
 PATIENCE = 30.0
