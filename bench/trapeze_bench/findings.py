@@ -159,6 +159,7 @@ def headline(report: Report) -> list[Line]:
         lines += [*_erring(study), *_behind_native(study), *_behind_reference(study)]
         lines += [*_costs_nothing(study), *_winner(study)]
     lines += [line for scenario in report.scenarios for line in _kept_in(scenario)]
+    lines += _cut_short(report)
     if study is not None:
         lines += _doubts(report, study)
     order = {"bad": 0, "good": 1, "note": 2}
@@ -178,7 +179,14 @@ def _kept_in(scenario: Scenario) -> Iterator[Line]:
     if ours and all(each.good for each in ours):
         bad = [f"{each.name}: {each.verdict}" for each in others if not each.good]
         beside = f"; not so {listed(bad, 3)}" if bad else f"; so did all {len(others)} others" if others else ""
-        yield Line("good", f"{scenario.name}: {listed(each.name for each in ours)} did what it should{beside}")
+        they = "it" if len(ours) == 1 else "they"
+        yield Line("good", f"{scenario.name}: {listed(each.name for each in ours)} did what {they} should{beside}")
+
+
+def _cut_short(report: Report) -> Iterator[Line]:
+    for scenario in report.scenarios:
+        if not scenario.finished:
+            yield Line("note", f"{scenario.name}: interrupted, not everybody had a turn")
 
 
 def _erring(study: Study) -> Iterator[Line]:

@@ -26,6 +26,7 @@ __all__ = [
     "Running",
     "Target",
     "environment",
+    "environment_of_ours",
     "free_port",
     "gunicorn",
     "gunicorn_words",
@@ -100,6 +101,13 @@ def environment(directory: str) -> dict[str, str]:
         path += [str(BENCH.parent), str(BENCH.parent / "backends")]
     if path:
         env["PYTHONPATH"] = os.pathsep.join(path)
+    return env
+
+
+def environment_of_ours(directory: str) -> dict[str, str]:
+    """The same for programs of this package: `python -m trapeze_bench.openloop` finds it."""
+    env = environment(directory)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BENCH), env.get("PYTHONPATH")]))
     return env
 
 

@@ -72,7 +72,7 @@ def test_slower_than_the_reference_is_said() -> None:
 
 
 def test_a_lost_request_comes_first_of_all() -> None:
-    reload = Scenario("reload", "?", {}, [Standing("trapeze+uvicorn", verdict="3 lost", good=False)])
+    reload = Scenario("reload", "?", {}, [Standing("trapeze+uvicorn", verdict="3 lost", good=False)], finished=True)
     found = said(study(PLAIN, result("trapeze+granian", SLOW), result("granian", FAST, role="native")), reload)
 
     assert found[0] == ("bad", "reload: trapeze+uvicorn: 3 lost")
@@ -83,9 +83,10 @@ def test_where_trapeze_did_well_others_are_named() -> None:
     rows = [Standing("trapeze", verdict="ok", good=True), Standing("gunicorn", verdict="down", good=False)]
     rows += [Standing("granian", verdict="ok", good=True), Standing("circus", missing="pip install circus", good=False)]
 
-    assert said(None, Scenario("broken-deploy", "?", {}, rows)) == [
-        ("good", "broken-deploy: trapeze did what it should; not so gunicorn: down")
-    ]
+    good = ("good", "broken-deploy: trapeze did what it should; not so gunicorn: down")
+    assert said(None, Scenario("broken-deploy", "?", {}, rows, finished=True)) == [good]
+    interrupted = ("note", "broken-deploy: interrupted, not everybody had a turn")
+    assert said(None, Scenario("broken-deploy", "?", {}, rows)) == [good, interrupted]
 
 
 def test_errors_are_said_and_nobody_with_errors_wins() -> None:
