@@ -40,6 +40,8 @@ CEILING = 0.8
 
 TELLS = 0.5
 """Chance of a verdict from which on there are too few rounds for one."""
+NAMED = 3
+"""Others that did worse in a scenario, in a line of the headline."""
 BUSY = 0.5
 """Load for each core, from which on others were at work."""
 
@@ -178,7 +180,8 @@ def _kept_in(scenario: Scenario) -> Iterator[Line]:
     others = [each for each in asked if not each.name.startswith(OURS)]
     if ours and all(each.good for each in ours):
         bad = [f"{each.name}: {each.verdict}" for each in others if not each.good]
-        beside = f"; not so {listed(bad, 3)}" if bad else f"; so did all {len(others)} others" if others else ""
+        named = [*bad[:NAMED], *([f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else [])]
+        beside = f"; not so {'; '.join(named)}" if bad else f"; so did all {len(others)} others" if others else ""
         they = "it" if len(ours) == 1 else "they"
         yield Line("good", f"{scenario.name}: {listed(each.name for each in ours)} did what {they} should{beside}")
 
