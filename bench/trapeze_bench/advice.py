@@ -96,9 +96,13 @@ def advise(study: Study, around: Surroundings = UNKNOWN) -> Advice:
 
 
 def _nothing(study: Study) -> Advice:
-    why = [f"{each.name}: {each.failed or 'did not answer every request'}" for each in study.results if not clean(each)]
+    why = [f"{each.name}: {each.failed or _why_not(each)}" for each in study.results if not clean(each)]
     words = "Nothing can be recommended: no server under trapeze was measured and answered every request."
     return Advice("", "", study.workers, None, "low", words, words, "", why, [])
+
+
+def _why_not(result: Result) -> str:
+    return "did not answer every request" if errors(result) else "was not measured"
 
 
 # -- which ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from trapeze_bench import documents, machine, nginx, page, tables
 from trapeze_bench.entrants import Backend, Entrant, Unusable, choose
+from trapeze_bench.findings import in_vain
 from trapeze_bench.generator import Generator, Wanted, generator
 from trapeze_bench.interrupts import interruptible
 from trapeze_bench.plan import Plan, Remaining, duration
@@ -29,7 +30,7 @@ __all__ = ["BROKEN_OFF", "Order", "run"]
 
 LOOPS = ("uvloop", "httptools")
 """What several servers are faster with."""
-SERVERS = (*LOOPS, "gunicorn", "uvicorn", "granian", "hypercorn", "pyuwsgi", "circus", "supervisor")
+SERVERS = (*LOOPS, "gunicorn", "uvicorn", "granian", "hypercorn", "pyuwsgi", "circus", "chaussette", "supervisor")
 """Of the contestants of scenarios."""
 BROKEN_OFF = 130
 """Exit code after Ctrl-C or SIGTERM."""
@@ -87,8 +88,7 @@ def run(order: Order) -> int:
     _publish(order, report, broken_off)
     if broken_off:
         return BROKEN_OFF
-    study = report.study
-    return int(study is not None and not any(result.starts for result in study.results))
+    return int(in_vain(report))
 
 
 def _entrants(order: Order) -> list[Entrant]:
@@ -194,6 +194,8 @@ def _say(text: str) -> None:
 
 def _writable(order: Order) -> None:
     """Known before, and not after half an hour."""
+    if order.html == "-":
+        raise Unusable("--html -: a page goes to a file; it is --json that stdout is for")
     for path in (order.json, order.html):
         if path is None or path == "-":
             continue

@@ -17,7 +17,11 @@ __all__ = ["Mark", "Row", "Scale", "linear", "logarithmic", "rows"]
 HEIGHT = 22
 """Pixels of a row."""
 MIDDLE = HEIGHT / 2
-ROUND_RATIOS = (0.25, 0.5, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 2.0, 4.0)
+ROUND_RATIOS = (1.05, 1.1, 1.25, 2.0, 4.0, 10.0, 100.0)
+"""Marks of a scale around 1, which has them below it, too, as one of these."""
+ROUND_PARTS = (0.95, 0.9, 0.8, 0.5, 0.25, 0.1, 0.01)
+APART = 9.0
+"""Per cent of the width from one mark to the next, at least: their words need so much in half a page."""
 LEAST = 0.01
 """On a logarithmic scale: what is less, or nothing at all, is drawn there."""
 EDGE = 2.0
@@ -78,7 +82,7 @@ def logarithmic(values: Sequence[float], write: Callable[[float], str], around: 
     if around is not None:
         far = max(high / around, around / low, 1.06)
         low, high = around / far, around * far
-        ticks = [each for each in ROUND_RATIOS if low <= each <= high]
+        ticks = _ratios(high, 100 / math.log(high / low))
     else:
         low, high = low / 1.15, max(high, low * 3) * 1.15
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -91,6 +95,15 @@ def logarithmic(values: Sequence[float], write: Callable[[float], str], around: 
         return EDGE + (100 - 2 * EDGE) * math.log(min(max(value, low), high) / low) / width
 
     return Scale(place, [(each, write(each)) for each in ticks])
+
+
+def _ratios(greatest: float, width: float) -> list[float]:
+    """1 and round ratios above and below it, no nearer to each other than words are wide."""
+    found = [1.0]
+    for above, below in zip(ROUND_RATIOS, ROUND_PARTS, strict=True):
+        if above <= greatest and width * math.log(above / found[-1]) >= APART:
+            found = [below, *found, above]
+    return [each for each in found if each >= 1 / greatest]
 
 
 def rows(

@@ -142,7 +142,8 @@ def _named(served: Served, backends: Sequence[Backend], only: Sequence[str]) -> 
         kind = NATIVES.get(name)
         backend = known.get(name) or (known.get(kind.backend) if kind else None)
         if backend is None:
-            raise Unusable(f"there is no backend {name!r}", f"one of {', '.join(known)}")
+            kinds = [each.name for each in NATIVES.values() if each.name not in known and each.backend in known]
+            raise Unusable(f"there is no backend {name!r}", f"one of {', '.join([*known, *kinds])}")
         _look_at(name, backend, served)
         chosen = [each for each in _ours(served, backend) if name in (backend.name, each.name.removeprefix("trapeze+"))]
         if name in known:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from trapeze_bench import procfs, wire
 from trapeze_bench.targets import Failed, Running, until
 
-__all__ = ["Family", "Spent", "await_family", "balance", "look", "rested", "spent", "trapeze_workers"]
+__all__ = ["Family", "Spent", "await_family", "balance", "look", "processor_times", "rested", "spent"]
 
-TICK = 1.0 / os.sysconf("SC_CLK_TCK")
+CPUCLOCK_SCHED = 2
+"""The kernel's name for the clock of all threads of a process, in the lowest bits of its number."""
 LOOK = 0.1
 """Seconds between two looks at who is at work."""
+AT_REST = 0.01
+"""Seconds of processor time from one look to the next, up to which a process rests: an event loop looks around."""
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes of Python's own beside workers."""
 
@@ -26,11 +29,6 @@ class Family(NamedTuple):
     workers: Sequence[int]
     others: Sequence[int]
     """Supervisor, master, zygote, keeper, and what else there is."""
-
-    def cpu(self) -> dict[int, float]:
-        """Seconds of processor time of each, since it was started; without those that have ended."""
-        found = {pid: processor_time(pid) for pid in (*self.workers, *self.others)}
-        return {pid: seconds for pid, seconds in found.items() if seconds is not None}
 
     def pss(self) -> tuple[float, float]:
         """MiB of all workers together, and of all others."""
@@ -54,18 +52,27 @@ def look(server: Running, number: int, *, ours: bool) -> Family | None:
     """
     below = [pid for pid in procfs.descendants(server.pid) if not _is_helper(pid)]
     if ours:
-        workers = trapeze_workers(server, number)
+        workers = _ready(server, number)
     elif number == 1 and not below:
         workers = [server.pid]  # it needs no master for one
     else:
         workers = below if len(below) >= number else []
     if len(workers) < number:
         return None
-    everybody = [server.pid, *procfs.descendants(server.pid)]
-    return Family(workers, [pid for pid in everybody if pid not in workers])
+    return Family(workers, [pid for pid in _everybody(server) if pid not in workers])
 
 
-def trapeze_workers(server: Running, number: int) -> list[int]:
+def _everybody(server: Running) -> list[int]:
+    return [server.pid, *procfs.descendants(server.pid)]
+
+
+def processor_times(server: Running) -> dict[int, float]:
+    """Seconds of processor time of all its processes, each since it was started. The server is asked nothing."""
+    found = {pid: processor_time(pid) for pid in _everybody(server)}
+    return {pid: seconds for pid, seconds in found.items() if seconds is not None}
+
+
+def _ready(server: Running, number: int) -> list[int]:
     """Those that trapeze itself calls ready; none as long as it answers nothing."""
     try:
         answer = wire.get(server.control, "/status")
@@ -79,7 +86,7 @@ def trapeze_workers(server: Running, number: int) -> list[int]:
     return found if len(found) >= number else []
 
 
-def rested(server: Running, family: Family, patience: float = 10.0) -> bool:
+def rested(server: Running, patience: float = 10.0) -> bool:
     """Wait until they have nothing more to do: then all have imported the app, whoever gave the first answer.
 
     Returns:
@@ -94,25 +101,26 @@ def rested(server: Running, family: Family, patience: float = 10.0) -> bool:
     def still() -> bool:
         nonlocal before, quiet
         server.check()
-        now = family.cpu()
-        quiet = quiet + 1 if now == before else 0
+        now = processor_times(server)
+        resting = now.keys() == before.keys() and all(now[pid] - before[pid] < AT_REST for pid in now)
+        quiet = quiet + 1 if resting else 0
         before = now
         return quiet >= 2
 
     return until(still, "workers at rest", patience=patience, must=False, pause=LOOK)
 
 
-def spent(family: Family, before: Mapping[int, float]) -> Spent:
-    """What was used since.
+def spent(workers: Collection[int], before: Mapping[int, float], now: Mapping[int, float]) -> Spent:
+    """What was used in between.
 
     Args:
-        family: as it is now.
-        before: `Family.cpu()` of then.
+        workers: which of the processes are.
+        before: `processor_times` of then.
+        now: of now. Who is new was started meanwhile.
     """
-    now = family.cpu()
     passed = {pid: max(seconds - before.get(pid, 0.0), 0.0) for pid, seconds in now.items()}
-    workers = {pid: passed[pid] for pid in family.workers if pid in passed}
-    return Spent(workers, sum(seconds for pid, seconds in passed.items() if pid not in workers))
+    working = {pid: passed[pid] for pid in workers if pid in passed}
+    return Spent(working, sum(seconds for pid, seconds in passed.items() if pid not in working))
 
 
 def balance(seconds: Sequence[float]) -> float:
@@ -122,13 +130,15 @@ def balance(seconds: Sequence[float]) -> float:
 
 
 def processor_time(pid: int) -> float | None:
-    """Seconds, threads that have ended included (which `procfs.activity` does not see); None if it is not there."""
+    """Seconds, since it was started, of threads that have ended, too; None if it is not there.
+
+    By the clock of the process, as clock_getcpuclockid(3) names it: stat(5) knows hundredths, and a supervisor needs
+    less than one of them in a whole load.
+    """
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+        return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
+    except OSError:
         return None
-    return (int(fields[11]) + int(fields[12])) * TICK
 
 
 def _pss(pid: int) -> float:
@@ -160,6 +170,6 @@ def await_family(server: Running, number: int, *, ours: bool, patience: float = 
 
     if not until(all_up, "", patience=patience, must=False, pause=0.02):
         raise Failed(f"not all of its {number} workers were up in {patience:g} s\n{server.output()}")
-    rested(server, found[0])
+    rested(server)
     again = look(server, number, ours=ours)  # those that were forked meanwhile: an heir, a tracker
     return again or found[0]

@@ -24,6 +24,7 @@ __all__ = [
     "crowded",
     "errors",
     "headline",
+    "in_vain",
     "leaders",
     "near_ceiling",
     "paired",
@@ -39,6 +40,8 @@ CEILING = 0.8
 
 TELLS = 0.5
 """Chance of a verdict from which on there are too few rounds for one."""
+NAMED = 3
+"""Others that did worse in a scenario, in a line of the headline."""
 BUSY = 0.5
 """Load for each core, from which on others were at work."""
 
@@ -130,6 +133,13 @@ def near_ceiling(study: Study, generator: Generator | None) -> list[str]:
     return [each.name for each in study.results if any((median(run.rates) or 0) >= limit for run in each.closed)]
 
 
+def in_vain(report: Report) -> bool:
+    """Was there nobody who could be measured, in the study or in one of the scenarios?"""
+    if report.study is not None and not ranked(report.study):
+        return True
+    return any(not any(each.cells for each in scenario.standings) for scenario in report.scenarios)
+
+
 def crowded(load: float, cores: int) -> bool:
     """Was so much at work when it began that the numbers are those of others, too?"""
     return load > BUSY * cores
@@ -151,6 +161,7 @@ def headline(report: Report) -> list[Line]:
         lines += [*_erring(study), *_behind_native(study), *_behind_reference(study)]
         lines += [*_costs_nothing(study), *_winner(study)]
     lines += [line for scenario in report.scenarios for line in _kept_in(scenario)]
+    lines += _cut_short(report)
     if study is not None:
         lines += _doubts(report, study)
     order = {"bad": 0, "good": 1, "note": 2}
@@ -169,8 +180,16 @@ def _kept_in(scenario: Scenario) -> Iterator[Line]:
     others = [each for each in asked if not each.name.startswith(OURS)]
     if ours and all(each.good for each in ours):
         bad = [f"{each.name}: {each.verdict}" for each in others if not each.good]
-        beside = f"; not so {listed(bad, 3)}" if bad else f"; so did all {len(others)} others" if others else ""
-        yield Line("good", f"{scenario.name}: {listed(each.name for each in ours)} did what it should{beside}")
+        named = [*bad[:NAMED], *([f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else [])]
+        beside = f"; not so {'; '.join(named)}" if bad else f"; so did all {len(others)} others" if others else ""
+        they = "it" if len(ours) == 1 else "they"
+        yield Line("good", f"{scenario.name}: {listed(each.name for each in ours)} did what {they} should{beside}")
+
+
+def _cut_short(report: Report) -> Iterator[Line]:
+    for scenario in report.scenarios:
+        if not scenario.finished:
+            yield Line("note", f"{scenario.name}: interrupted, not everybody had a turn")
 
 
 def _erring(study: Study) -> Iterator[Line]:

@@ -16,7 +16,7 @@ from trapeze_bench import ownload, wrk
 from trapeze_bench.interrupts import held, output, released
 from trapeze_bench.loadresult import Found, latencies
 from trapeze_bench.requestlist import Asked
-from trapeze_bench.targets import Failed, environment
+from trapeze_bench.targets import Failed, environment_of_ours
 
 __all__ = ["Generator", "Own", "Wanted", "Wrk", "generator"]
 
@@ -112,10 +112,8 @@ def _start(plan: ownload.Plan, directory: str, number: int) -> subprocess.Popen[
     path = os.path.join(directory, f"plan{number}")
     with open(path, "w") as file:
         json.dump(plan, file)
-    env = environment(directory)
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    env["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [env.get("PYTHONPATH")])])
     argv = [sys.executable, "-m", "trapeze_bench.ownload", path, os.path.join(directory, f"result{number}")]
+    env = environment_of_ours(directory)
     return subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
 
 

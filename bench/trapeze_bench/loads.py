@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from trapeze_bench.openloop import TIMEOUT, Plan, Result
-from trapeze_bench.targets import Failed, environment
+from trapeze_bench.targets import Failed, environment_of_ours
 
 __all__ = ["BUSY", "KEPT", "Load", "Period", "Processors", "counted", "loaded", "quantile", "within"]
 
@@ -67,10 +67,13 @@ def loaded(plan: Plan) -> Iterator[Load]:
         with open(asked, "w") as file:
             json.dump(plan._asdict(), file)
         argv = [sys.executable, "-m", "trapeze_bench.openloop", asked, path]
-        env = environment(directory)
-        here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        env["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [env.get("PYTHONPATH")])])
-        popen = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        popen = subprocess.Popen(
+            argv,
+            env=environment_of_ours(directory),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,  # ^C of a terminal is for us to pass on
+        )
         with suppress(OSError):  # without the right to it, the note says how late the client was
             os.setpriority(os.PRIO_PROCESS, popen.pid, PRECEDENCE)
         try:

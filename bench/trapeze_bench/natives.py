@@ -1,7 +1,8 @@
 """Command lines of the servers run by themselves, without trapeze, with as many workers: by name.
 
 A server that has a way of its own to run several workers is run in that way; the others are forked by `prefork`, and
-call the function that their documentation recommends.
+call the function that their documentation recommends. A pool of threads has the size that it has under trapeze: granian
+would take hundreds by itself, and gunicorn one, and what differed would be that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trapeze_bench.served import Served
-from trapeze_bench.targets import gunicorn_words, program
+from trapeze_bench.targets import THREADS, gunicorn_words, program
 
 __all__ = ["NATIVES", "PLAIN", "Native"]
 
@@ -54,7 +55,7 @@ class Native:
 
 def _gunicorn(kind: str) -> Words:
     def words(served: Served, port: int) -> list[str]:
-        threads = (served.threads or 4) if kind == "gthread" else None
+        threads = (served.threads or THREADS) if kind == "gthread" else None
         return gunicorn_words(served, port, kind, threads)
 
     return words
@@ -67,13 +68,14 @@ def _uvicorn(served: Served, port: int) -> list[str]:
 
 def _granian(served: Served, port: int) -> list[str]:
     words = ["--interface", served.interface, "--workers", str(served.workers), "--host", "127.0.0.1", "--no-ws"]
-    words += ["--blocking-threads", str(served.threads or 1)] if served.interface == "wsgi" else []
+    words += ["--blocking-threads", str(served.threads or THREADS)] if served.interface == "wsgi" else []
     words += ["--factory"] if served.factory else []
     return [*program("granian"), *words, "--log-level", "error", "--port", str(port), served.app]
 
 
 def _hypercorn(served: Served, port: int) -> list[str]:
-    words = ["-w", str(served.workers), "-k", "uvloop", "--log-level", "ERROR"]
+    loop = "uvloop" if importlib.util.find_spec("uvloop") else "asyncio"  # as trapeze's backend chooses it
+    words = ["-w", str(served.workers), "-k", loop, "--log-level", "ERROR"]
     app = served.app + ("()" if served.factory else "")
     return [*program("hypercorn"), *words, "-b", f"127.0.0.1:{port}", f"{served.interface}:{app}"]
 

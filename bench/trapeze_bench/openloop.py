@@ -16,6 +16,7 @@ import errno
 import gc
 import json
 import random
+import select
 import sys
 import threading
 import time
@@ -100,12 +101,19 @@ class Wire(asyncio.Protocol):
         self.begun = False
         """Something of the answer is there."""
         self.answer = Plain()
+        self.ended = select.poll()
+        """Says whether the server has closed it, though the loop may not have looked yet."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own are of no class of asyncio's
+        self.ended.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
         self.client.wires.add(self)
         self.ask(self.due)
+
+    def usable(self) -> bool:
+        """Is it still open? What the server closed while no request was under way, none may be sent on."""
+        return not self.ended.poll(0)
 
     def ask(self, due: float) -> None:
         """Send a request."""
@@ -141,7 +149,7 @@ class Wire(asyncio.Protocol):
         else:
             self.client.answered(due)
         self.served += 1
-        if self.client.plan.kept and not answer.closes:
+        if self.client.plan.kept and not (answer.closes or answer.extra):
             self.client.idle(self)
         else:
             self.close()
@@ -212,16 +220,34 @@ class Client:
         await asyncio.sleep(0.01)  # the loop closes them in its next turn
 
     def _send(self, due: float) -> None:
-        # All kept ones are opened first, then the one that was idle longest is next. None is free: it waits its turn.
-        if self.plan.kept and len(self.wires) + len(self.opening) >= self.plan.kept:
-            if self.free:
-                self.free.popleft().ask(due)
+        self.waiting.append(due)
+        self._next()
+
+    def _next(self) -> None:
+        """Send those that wait, in the order in which they were due, as far as there are connections for them."""
+        while self.waiting:
+            # All kept ones are opened first, then the one that was idle longest is next.
+            if self._has_room():
+                self._open(self.waiting.popleft())
+            elif not self.free:
+                return
+            elif (wire := self.free.popleft()).usable():
+                wire.ask(self.waiting.popleft())
             else:
-                self.waiting.append(due)
-            return
+                self.wires.discard(wire)
+                wire.close()
+
+    def _has_room(self) -> bool:
+        return not self.plan.kept or len(self.wires) + len(self.opening) < self.plan.kept
+
+    def _open(self, due: float) -> None:
         task = asyncio.get_running_loop().create_task(self._connect(due))
         self.opening.add(task)
-        task.add_done_callback(self.opening.discard)
+        task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self.opening.discard(task)
+        self._next()  # if nobody listens, there is room for the next one
 
     async def _connect(self, due: float) -> None:
         try:
@@ -233,12 +259,6 @@ class Client:
                 self.exhausted = self.exhausted or str(error)
             name = errno.errorcode.get(error.errno or 0, "timed out")
             self.lose(due, f"{name}, connecting")
-            self._next()
-
-    def _next(self) -> None:
-        """There is room for one that waits."""
-        if self.waiting:
-            self._send(self.waiting.popleft())
 
     def _time_out(self, now: float) -> None:
         while self.waiting and now - self.waiting[0] > TIMEOUT:

@@ -17,15 +17,17 @@ from typing import Any
 
 from trapeze_bench.loading import load
 
-__all__ = ["SERVERS", "main"]
+__all__ = ["POOLS", "SERVERS", "main"]
 
 BACKLOG = 2048
+POOLS = {"waitress": 4, "cheroot": 10, "tornado": 4}
+"""Threads, as trapeze's backends take; of the first two it is their own default."""
 
 
 def _waitress(sock: socket.socket, app: Any, threads: int | None) -> None:
     import waitress
 
-    waitress.serve(app, sockets=[sock], backlog=BACKLOG, threads=threads or 4)
+    waitress.serve(app, sockets=[sock], backlog=BACKLOG, threads=threads or POOLS["waitress"])
 
 
 def _gevent(sock: socket.socket, app: Any, threads: int | None) -> None:
@@ -54,7 +56,7 @@ def _cheroot(sock: socket.socket, app: Any, threads: int | None) -> None:
             self.socket = sock
             return sock
 
-    Server(("127.0.0.1", 0), app, numthreads=threads or 10).safe_start()
+    Server(("127.0.0.1", 0), app, numthreads=threads or POOLS["cheroot"]).safe_start()
 
 
 def _werkzeug(sock: socket.socket, app: Any, threads: int | None) -> None:
@@ -77,7 +79,7 @@ def _tornado(sock: socket.socket, app: Any, threads: int | None) -> None:
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
 
     async def serve() -> None:
-        HTTPServer(WSGIContainer(app, ThreadPoolExecutor(threads or 4))).add_sockets([sock])
+        HTTPServer(WSGIContainer(app, ThreadPoolExecutor(threads or POOLS["tornado"]))).add_sockets([sock])
         await asyncio.Event().wait()
 
     asyncio.run(serve())

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from trapeze_bench.grid import bar
 from trapeze_bench.plan import duration
 from trapeze_bench.results import Result, Study
 from trapeze_bench.study import Watcher
@@ -20,7 +21,6 @@ __all__ = ["Lines", "Screen", "best_rate", "watching"]
 
 WIDTH = 30
 """Cells of the longest bar."""
-BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 def best_rate(result: Result) -> tuple[float, int] | None:
@@ -104,15 +104,11 @@ class Screen:
                 table.add_row(name, "", "", "")
             else:
                 rounds = f"{len(result.starts)}/{self.study.rounds}"
-                table.add_row(name, f"{found[0]:,.0f}/s", Text(rounds, style="dim"), _bar(found[0] / most))
+                drawn = Text(bar(found[0], most, WIDTH), style="green")
+                table.add_row(name, f"{found[0]:,.0f}/s", Text(rounds, style="dim"), drawn)
         left = max(self.left - (time.monotonic() - self.at), 0.0)
         status = f"{self.now}; {duration(left)} left" if self.left else self.now
         return Group(table, Text(status, style="cyan"))
-
-
-def _bar(part: float) -> Text:
-    eighths = round(part * WIDTH * 8)
-    return Text("█" * (eighths // 8) + BLOCKS[eighths % 8].strip(), style="green")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ PARTS = ("p50", "p90", "p99", "p99.9", "max")
 MARKS = {"bad": "! ", "good": "+ ", "note": "- "}
 HEAD = 9
 """Characters in a line of a heading, where it has several words."""
+SENTENCE = 40
+"""Characters of a cell, above which a column is no column: it has its lines below the table."""
 LEAST_BAR = 8
 """Cells: shorter bars say nothing."""
 Results = Sequence[Result]
@@ -177,13 +179,19 @@ def _of(one: list[float], other: list[float]) -> str:
 def scenario(found: Scenario, width: int) -> str:
     """One of them: the question, the table, the notes, what was not run."""
     ran = [each for each in found.standings if not each.missing]
+    wordy = [name for name in found.columns if any(len(cell(each.cells.get(name))) > SENTENCE for each in ran)]
     lines = [wrapped(f"{found.name}: {found.question}", width)]
     if ran:
         columns = [Column("", [_judged(each) for each in ran], left=True)]
         for name, unit in found.columns.items():
-            head = "\n".join([*textwrap.wrap(name, HEAD), unit])
+            if name in wordy:
+                continue
+            head = "\n".join([*textwrap.wrap(name, HEAD, break_long_words=False), unit])
             columns.append(Column(head, [cell(each.cells.get(name)) for each in ran]))
         lines.append(grid(Column("", [each.name for each in ran], left=True), columns, width))
+    for name in wordy:
+        said = [(each.name, cell(each.cells[name])) for each in ran if each.cells.get(name)]
+        lines += [wrapped(f"{who}, {name}: {words}", width, "  ") for who, words in said]
     lines += [wrapped(f"{each.name}: {each.note}", width, "  ") for each in ran if each.note]
     lines += [
         wrapped(f"{each.name}: not installed: {each.missing}", width, "  ") for each in found.standings if each.missing

@@ -26,6 +26,7 @@ __all__ = [
     "Running",
     "Target",
     "environment",
+    "environment_of_ours",
     "free_port",
     "gunicorn",
     "gunicorn_words",
@@ -41,7 +42,7 @@ APPS = BENCH / "trapeze_bench" / "apps"
 """Apps that only a script here serves."""
 WORKERS = 4
 THREADS = 4
-"""Of the gthread class: the default of trapeze's gunicorn backend."""
+"""Of gunicorn's gthread class and of granian (WSGI): what trapeze's backends take."""
 POLL = 0.001
 """Seconds between two attempts to connect: costs a few per cent of a core, on either side of a comparison."""
 PATIENCE = 30.0
@@ -100,6 +101,13 @@ def environment(directory: str) -> dict[str, str]:
         path += [str(BENCH.parent), str(BENCH.parent / "backends")]
     if path:
         env["PYTHONPATH"] = os.pathsep.join(path)
+    return env
+
+
+def environment_of_ours(directory: str) -> dict[str, str]:
+    """The same for programs of this package: `python -m trapeze_bench.openloop` finds it."""
+    env = environment(directory)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BENCH), env.get("PYTHONPATH")]))
     return env
 
 

@@ -140,28 +140,34 @@ def _measure(
     most = max(course.connections)
     for connections in course.connections:
         say(f"{connections} connection{'s' if connections > 1 else ''}")
-        before = families.await_family(server, number, ours=ours).cpu() if connections == most else {}
+        if connections == most:
+            families.await_family(server, number, ours=ours)
+        before = families.processor_times(server)
         closed = _load(server, course, connections, course.seconds)
+        after = families.processor_times(server)
         if closed.requests == 0:
             raise Failed(_said(server, f"answered nothing at {connections} connections"))
         if connections == most:
-            _weigh(families.look(server, number, ours=ours), before, closed.requests, found)
+            _weigh(_complete(server, number, ours=ours).workers, before, after, closed.requests, found)
         found.closed.append(closed)
     fixed = rate(found.closed)
     say(f"fixed rate, {fixed:,.0f}/s")
     port = course.through or server.port
     found.fixed = fixedload.run(port, fixed, max(most, KEPT), course.seconds, course.asked)
     _check(server)
-    family = families.look(server, number, ours=ours)
-    if family is not None:
-        found.pss_workers, found.pss_others = family.pss()
+    found.pss_workers, found.pss_others = _complete(server, number, ours=ours).pss()
 
 
-def _weigh(family: families.Family | None, before: dict[int, float], requests: int, found: Turn) -> None:
+def _complete(server: Running, number: int, *, ours: bool) -> families.Family:
+    """All of its processes. If a worker has just died, its successor is waited for: there is no number without it."""
+    return families.look(server, number, ours=ours) or families.await_family(server, number, ours=ours)
+
+
+def _weigh(
+    workers: Sequence[int], before: dict[int, float], after: dict[int, float], requests: int, found: Turn
+) -> None:
     """Processor time, at the greatest number of connections: with few of them, some workers are asked for nothing."""
-    if family is None:
-        return  # one has just died: the errors say so
-    spent = families.spent(family, before)
+    spent = families.spent(workers, before, after)
     found.cpu_workers = 1000 * sum(spent.workers.values()) / requests
     found.cpu_others = 1000 * spent.others / requests
     found.balance = families.balance(list(spent.workers.values()))

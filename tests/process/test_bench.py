@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from trapeze_bench import procfs
+from trapeze_bench.family import processor_time
 from trapeze_bench.loads import loaded
 from trapeze_bench.openloop import Client, Plan
 from trapeze_bench.targets import free_port
@@ -29,7 +31,8 @@ ANSWERS = {
 
 
 class Server:
-    """Answers each connection once, as told."""
+    """Answers each connection once, as told. The end of the connection comes with the answer, in one segment: whoever
+    has read the answer can know."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
@@ -49,7 +52,7 @@ class Server:
             with connection:
                 connection.recv(1 << 16)
                 self.served += 1
-                connection.sendall(self.answer)
+                connection.sendall(self.answer, socket.MSG_MORE)
 
     def close(self) -> None:
         """Wake it, too."""
@@ -105,6 +108,57 @@ def test_kept_connections_are_never_more_than_told() -> None:
             thread.join()
 
 
+@pytest.fixture
+def asking() -> Iterator[Callable[[Plan], Client]]:
+    """Start a client in a thread of its own; it is told to stop at the end."""
+    started: list[tuple[Client, threading.Thread]] = []
+
+    def start(plan: Plan) -> Client:
+        client = Client(plan)
+        thread = threading.Thread(target=lambda: asyncio.run(client.run()))
+        thread.start()
+        started.append((client, thread))
+        return client
+
+    yield start
+    for client, thread in started:
+        client.stopping = True
+        thread.join()
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again(asking: Callable[[Plan], Client]) -> None:
+    """Not even by one that was waiting for it, and is sent the moment that the answer is there."""
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
+        client = asking(Plan(listener.getsockname()[1], 500.0, kept=1))
+        for number in range(20):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                if number == 0:
+                    until(lambda: len(client.waiting) >= 20, what="twenty requests that wait")
+                connection.sendall(ANSWERS[""], socket.MSG_MORE)  # goes out with the end of the connection
+        until(lambda: len(client.due) >= 20, what="twenty answers")
+        found, lost = client.due[:20], client.lost[:]
+        client.stopping = True
+        client.waiting.clear()
+
+    assert lost == []
+    assert found == sorted(found), "those that wait take turns in the order in which they were due"
+
+
+def test_nobody_waits_for_a_server_that_is_gone(asking: Callable[[Plan], Client]) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
+        client = asking(Plan(listener.getsockname()[1], 500.0, kept=1))
+        connection, _ = listener.accept()
+        until(lambda: len(client.waiting) >= 20, what="twenty requests that wait")
+        waited = set(list(client.waiting)[:20])
+    with connection:
+        connection.recv(1 << 16)
+    until(lambda: waited <= {due for due, _ in client.lost}, timeout=30, what="an end of all that waited")
+
+    assert {why for due, why in client.lost if due in waited} == {"ECONNREFUSED, connecting"}
+
+
 def test_another_program_in_the_same_process_is_seen() -> None:
     program = "import os, sys; input(); os.execv(sys.executable, [sys.executable, '-c', 'print(1); input()'])"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
@@ -115,6 +169,38 @@ def test_another_program_in_the_same_process_is_seen() -> None:
         child.stdin.flush()
         child.stdout.readline()
         assert procfs.image(child.pid) != before
+
+
+WORKING = """
+import threading, time
+
+def work(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+while input():
+    thread = threading.Thread(target=work, args=[0.003])
+    thread.start()
+    thread.join()
+    print(time.process_time(), flush=True)
+"""
+
+
+def test_processor_time_to_less_than_a_tick() -> None:
+    """A supervisor uses less than a hundredth of a second in a load: none of it may be missing, in whatever thread."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        for _ in range(3):
+            child.stdin.write("work\n")
+            child.stdin.flush()
+            used = float(child.stdout.readline())
+            assert (processor_time(child.pid) or 0.0) >= used
+        child.stdin.write("\n")
+
+    assert processor_time(child.pid) is None
 
 
 @pytest.mark.slow

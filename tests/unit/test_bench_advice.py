@@ -119,6 +119,9 @@ def test_never_one_with_errors() -> None:
     assert (nothing.backend, nothing.command, nothing.sure) == ("", "", "low")
     assert "Nothing can be recommended" in nothing.words
     assert "trapeze+x: no answer" in nothing.reasons
+    assert "trapeze+granian: did not answer every request" in nothing.reasons
+    interrupted = advise(study(Result("trapeze+granian", "trapeze", "granian")))
+    assert interrupted.reasons == ["trapeze+granian: was not measured"]
 
 
 def timed(name: str, latency: float, cpu: float, **more: Any) -> Result:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from trapeze_backends import cheroot_server, granian_wsgi, waitress_server, wsgi_threads
+from trapeze_bench import prefork
 from trapeze_bench.entrants import Backend, Unusable, choose, shown
-from trapeze_bench.natives import Native
+from trapeze_bench.natives import NATIVES, Native
 from trapeze_bench.served import Served
 
 WSGI = Served("shop:app", "wsgi", 2)
@@ -134,3 +136,15 @@ def test_a_factory_is_one_for_all() -> None:
 
 def test_command_lines_are_shown_without_paths() -> None:
     assert shown(["/srv/venv/bin/gunicorn", "-w", "2", "-H", "/srv/venv"]) == ["gunicorn", "-w", "2", "-H", "venv"]
+
+
+def test_pools_of_threads_have_the_same_size_with_and_without_trapeze() -> None:
+    """Or the difference between the two would be that of the threads, and not what trapeze costs."""
+    words = NATIVES["granian"].words(WSGI, 8000)
+
+    assert words[words.index("--blocking-threads") + 1] == str(granian_wsgi.THREADS)
+    assert prefork.POOLS == {
+        "waitress": waitress_server.THREADS,
+        "cheroot": cheroot_server.THREADS,
+        "tornado": wsgi_threads.THREADS,
+    }

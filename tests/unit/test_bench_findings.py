@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from trapeze_bench.findings import counterpart, errors, headline, leaders, near_ceiling, ranked, reference, tail, versus
+from trapeze_bench.findings import (
+    counterpart,
+    errors,
+    headline,
+    in_vain,
+    leaders,
+    near_ceiling,
+    ranked,
+    reference,
+    tail,
+    versus,
+)
 from trapeze_bench.results import Fixed, Generator, Report, Result, Scenario, Standing, Study
 
 from tests.support.benchdoc import result, sample
@@ -61,7 +72,7 @@ def test_slower_than_the_reference_is_said() -> None:
 
 
 def test_a_lost_request_comes_first_of_all() -> None:
-    reload = Scenario("reload", "?", {}, [Standing("trapeze+uvicorn", verdict="3 lost", good=False)])
+    reload = Scenario("reload", "?", {}, [Standing("trapeze+uvicorn", verdict="3 lost", good=False)], finished=True)
     found = said(study(PLAIN, result("trapeze+granian", SLOW), result("granian", FAST, role="native")), reload)
 
     assert found[0] == ("bad", "reload: trapeze+uvicorn: 3 lost")
@@ -72,9 +83,10 @@ def test_where_trapeze_did_well_others_are_named() -> None:
     rows = [Standing("trapeze", verdict="ok", good=True), Standing("gunicorn", verdict="down", good=False)]
     rows += [Standing("granian", verdict="ok", good=True), Standing("circus", missing="pip install circus", good=False)]
 
-    assert said(None, Scenario("broken-deploy", "?", {}, rows)) == [
-        ("good", "broken-deploy: trapeze did what it should; not so gunicorn: down")
-    ]
+    good = ("good", "broken-deploy: trapeze did what it should; not so gunicorn: down")
+    assert said(None, Scenario("broken-deploy", "?", {}, rows, finished=True)) == [good]
+    interrupted = ("note", "broken-deploy: interrupted, not everybody had a turn")
+    assert said(None, Scenario("broken-deploy", "?", {}, rows)) == [good, interrupted]
 
 
 def test_errors_are_said_and_nobody_with_errors_wins() -> None:
@@ -179,3 +191,19 @@ def test_order_and_places() -> None:
 def test_nothing_measured() -> None:
     assert said(study()) == [("bad", "nothing was measured")]
     assert said(None) == []
+
+
+@pytest.mark.parametrize(
+    ("standing", "vain"),
+    [
+        (Standing("x", {"lost": 3}), False),
+        (Standing("x", verdict="not measured", note="it did not come up"), True),
+        (Standing("circus", missing="pip install circus"), True),
+    ],
+)
+def test_where_nobody_could_be_measured_it_was_in_vain(standing: Standing, vain: bool) -> None:
+    found = Scenario("reload", "What?", {"lost": ""}, [standing], finished=True)
+
+    assert in_vain(Report(sample(1).machine, "2026-01-02T03:04Z", scenarios=[found])) == vain
+    assert not in_vain(Report(sample(1).machine, "2026-01-02T03:04Z", study=study(result("trapeze+granian", FAST))))
+    assert in_vain(Report(sample(1).machine, "2026-01-02T03:04Z", study=study()))

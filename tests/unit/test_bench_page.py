@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from trapeze_bench.charts import Row, linear, logarithmic, rows
@@ -223,3 +224,13 @@ def test_thousands_of_lost_requests_are_one_path() -> None:
     assert timeline("x", line, frame([line])).count('class="lost"') == 1
     empty = Timeline([], [])
     assert "</b> none lost" in timeline("x", empty, frame([empty]))
+
+
+@pytest.mark.parametrize("values", [[0.99], [0.9, 1.1], [0.8], [0.36, 2.94], [0.02, 3.0], [0.5, 200.0]])
+def test_marks_around_one_never_overlap(values: list[float]) -> None:
+    scale = logarithmic(values, str, around=1.0)
+    places = [scale.place(value) for value, _ in scale.ticks]
+
+    assert len(places) >= 3 and scale.place(1.0) == pytest.approx(50)
+    assert all(0 <= place <= 100 for place in places)
+    assert all(after - before >= 8 for before, after in pairwise(places))

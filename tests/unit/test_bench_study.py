@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 from rich.live import Live
-from trapeze_bench.family import Family, balance, spent
+from trapeze_bench.family import balance, spent
 from trapeze_bench.fixedload import FixedFound
 from trapeze_bench.loadresult import Found
 from trapeze_bench.progress import Lines, Screen, best_rate
@@ -98,11 +98,8 @@ def test_balance() -> None:
     assert balance([0.0, 0.0]) == 1
 
 
-def test_what_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_spent() -> None:
     """A worker that is new, as after a crash, has spent all that it has; one that is gone cannot be asked."""
-    family = Family([1, 2, 3], [9])
-    monkeypatch.setattr(Family, "cpu", lambda self: {1: 5.0, 3: 1.0, 9: 2.0})
-
-    found = spent(family, {1: 4.0, 2: 4.0, 9: 1.5})
+    found = spent([1, 2, 3], {1: 4.0, 2: 4.0, 9: 1.5}, {1: 5.0, 3: 1.0, 9: 2.0})
 
     assert (found.workers, found.others) == ({1: 1.0, 3: 1.0}, 0.5)

@@ -135,6 +135,22 @@ def test_only_what_was_measured_is_shown() -> None:
     assert render(Report(machine, "now", study=nothing), 80).startswith("! x could not be measured: no\n! nothing")
 
 
+def test_no_word_of_a_heading_is_broken() -> None:
+    found = Scenario("idle", "What?", {"wake-ups, supervisor": "/s"}, [Standing("x", {"wake-ups, supervisor": 1.0})])
+
+    assert [line.split() for line in scenario(found, 80).splitlines() if "supervisor" in line] == [["supervisor"]]
+
+
+def test_sentences_stand_below_the_table() -> None:
+    words = "error: " + 12 * "a broken deploy "
+    rows = [Standing("trapeze", {"lost": 0, "it said": words}), Standing("x", {"lost": 3})]
+    lines = scenario(Scenario("deploy", "What?", {"lost": "", "it said": ""}, rows), 80).splitlines()
+
+    assert ["trapeze", "0"] in [line.split() for line in lines]
+    assert any(line.startswith("  trapeze, it said: error: a broken deploy") for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_table_too_wide_becomes_several_with_all_names() -> None:
     names = Column("", ["a", "bb"], left=True)
     columns = [Column(f"\nhead {n}", [str(n), "12345678"]) for n in range(4)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from trapeze.cli.servers import environment, look
 from trapeze.errors import TrapezeError
@@ -29,6 +30,10 @@ Examples:
   trapeze bench --app django --native
   trapeze bench --scenario reload
 """
+_WITH_AN_APP = (
+    "paths", "requests_file", "connections", "rounds", "through", "native", "threads", "interface", "factory", "app_dir"
+)  # fmt: skip
+"""Flags that say something of an app: scenarios bring their own, and serve it as they do."""
 _QUICK_SECONDS = 1
 _LEAST_ROUNDS = 3
 
@@ -55,7 +60,10 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """a,b"""
-    return None if value is None else tuple(filter(None, (word.strip() for word in value.split(","))))
+    found = None if value is None else tuple(filter(None, (word.strip() for word in value.split(","))))
+    if found == ():
+        raise click.BadParameter("it names none")
+    return found
 
 
 @click.command(epilog=_EXAMPLES)
@@ -105,8 +113,8 @@ def bench(app: str | None, shipped: str | None, paths: tuple[str, ...], requests
     itself, too. Contestants take turns, each started afresh, for some rounds; a difference that may be chance is
     printed as "same". With --scenario: what happens to requests in a reload, a crash... under trapeze and others.
     """
-    if app is None and shipped is None and not flags["scenarios"]:
-        raise click.UsageError("which app? Missing argument APP, or --app NAME, or --scenario NAME")
+    if app is None and shipped is None:
+        _without_app(click.get_current_context())
     seconds, rounds = _extent(flags["seconds"], flags["rounds"], quick=flags["quick"])
     try:
         from trapeze_bench.apps import described
@@ -145,6 +153,16 @@ def bench(app: str | None, shipped: str | None, paths: tuple[str, ...], requests
         return run(order)
     except Unusable as error:
         raise CannotMeasure(error.message, hint=error.hint, exit_code=error.exit_code) from None
+
+
+def _without_app(ctx: click.Context) -> None:
+    """Then there are scenarios, and no flag that they would pass over."""
+    if not ctx.params["scenarios"]:
+        raise click.UsageError("which app? Missing argument APP, or --app NAME, or --scenario NAME")
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if given and param.name in _WITH_AN_APP:
+            raise click.UsageError(f"{param.opts[0]} is for an app: with --scenario alone there is none")
 
 
 def _extent(seconds: int | None, rounds: int | None, *, quick: bool) -> tuple[int, int]:

@@ -12,6 +12,7 @@ if no request failed, all workers are there after the broken reload, and the men
 
 from __future__ import annotations
 
+import textwrap
 import time
 
 from trapeze_bench.peers import PEERS, Peer, Said
@@ -36,6 +37,8 @@ RATE = 100.0
 """Requests per second: of one that hangs a thousand are open after ten seconds."""
 AFTER, AFTER_QUICK = 10.0, 4.0
 MEND = 10.0
+SAID = 160
+"""Characters of what a command said."""
 
 
 def run(setting: Setting) -> Scenario:
@@ -89,7 +92,7 @@ def _judged(
         "capacity": capacity,
         "asked by": said.asked,
         "exit code": said.code,
-        "it said": said.words[:120],
+        "it said": textwrap.shorten(said.words, SAID, placeholder=" ..."),
         "mended": "yes" if mended else "no",
     }
     faults = [
