@@ -218,7 +218,8 @@ def test_second_signal_waits_for_nobody(make_web: Callable[..., Web]) -> None:
 def test_stop_takes_stop_timeout_at_most(make_web: Callable[..., Web]) -> None:
     web = make_web("127.0.0.1:0", "sync", "stop_timeout = 1.0")
     server = web.start()
-    clients = [web.ask(web.address) for _ in range(3 * REQUESTS)]
+    address = web.address  # asked once: all are to wait before the first is answered
+    clients = [web.ask(address) for _ in range(3 * REQUESTS)]
     before = time.monotonic()
     server.terminate()
     server.wait()
