@@ -42,9 +42,7 @@ OWNED = {
     "root_path": "use the field `root_path`",
     "check_config": "use `trapeze check`",
     "print_config": "use `trapeze config`",
-    "control_socket": "there is no gunicorn master process",
-    "control_socket_mode": "there is no gunicorn master process",
-    "control_socket_disable": "there is no gunicorn master process",
+    **dict.fromkeys(("control_socket", "control_socket_mode", "control_socket_disable"), "there is no gunicorn master"),
 }
 """Settings that belong to the supervisor, each with the reason."""
 
@@ -271,9 +269,9 @@ def _apply_fields(config: Any, job: Job, said: set[str]) -> None:
         config.set("secure_scheme_headers", {})  # `proxied` does it for every server alike; here any Unix peer would do
     if job.trusted_proxies is not None:
         # What is left to gunicorn (SCRIPT_NAME from a proxy, the PROXY protocol) goes by the same list.
-        peers = [peer for peer in job.trusted_proxies if peer != "unix"]
-        config.set("forwarded_allow_ips", ",".join(peers))
-        config.set("proxy_allow_ips", ",".join(peers))
+        peers = ",".join(peer for peer in job.trusted_proxies if peer != "unix")
+        for setting in ("forwarded_allow_ips", "proxy_allow_ips"):
+            config.set(setting, peers)
         said.discard("forwarded_allow_ips")
         _check_unix_peers(config, job)
     config.set("workers", max(job.workers, 1))
@@ -290,14 +288,10 @@ def _apply_fields(config: Any, job: Job, said: set[str]) -> None:
 
 
 def _check_unix_peers(config: Any, job: Job) -> None:
-    """The PROXY protocol is believed of everybody who connects by a Unix socket: gunicorn asks no list there."""
-    doubted = job.trusted_proxies is not None and not {"unix", "*"} & set(job.trusted_proxies)
-    by_path = any(listener.address.startswith("unix:") for listener in job.listeners)
-    if doubted and by_path and config.proxy_protocol not in (False, "off"):
-        raise StartError(
-            "options.proxy_protocol: gunicorn believes it of everybody behind a Unix socket, trusted_proxies of nobody",
-            hint='add "unix" to trusted_proxies, or let the proxy connect by TCP',
-        )
+    unix = any(listener.address.startswith("unix:") for listener in job.listeners)
+    if unix and config.proxy_protocol not in (False, "off") and not {"unix", "*"} & set(job.trusted_proxies or ()):
+        reason = "gunicorn believes it of everybody behind a Unix socket, trusted_proxies of nobody"
+        raise StartError(f"options.proxy_protocol: {reason}", hint='add "unix" to trusted_proxies, or use TCP')
 
 
 def _trusted(config: Any, said: set[str]) -> list[str] | None:

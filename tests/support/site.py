@@ -149,8 +149,8 @@ class Site:
         self._opened = opened
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file, under another name first: nobody sees half of it. Its time stamp is a new one, in whole seconds:
-        by these Python tells whether what it has compiled of a file is what is in it."""
+        """Write a file, under another name first: nobody sees half of it. Its time stamp is a new one, in whole
+        seconds: by these Python tells whether what it has compiled of a file is what is in it."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.new")
