@@ -23,6 +23,8 @@ SETTLE = 10.0
 """Seconds for all workers to have answered once they should."""
 BLOCK = 0.02
 """Seconds for which a worker does nothing else while we look who else answers."""
+MOST = 64
+"""Clients at once that ask who is there."""
 APART = 0.003
 """Seconds between such requests: long enough for a worker to accept one, so that the next finds another worker."""
 
@@ -108,6 +110,9 @@ class Stage:
     ) -> dict[int, str]:
         """Who answers with a 200? Asks several at once: each is busy for a moment, so that an idle one takes the next.
 
+        Each time more: one that counts connections (granian) takes none as long as a sibling may take more, although
+        it is idle.
+
         Args:
             patience: seconds; until then it asks again if there is not `enough`.
             enough: default, that so many as there are to be have answered.
@@ -117,15 +122,17 @@ class Stage:
         """
         found: dict[int, str] = {}
         deadline = time.monotonic() + patience
+        clients = 2 * self.wanted
         while time.monotonic() < deadline:
-            found.update(self._round(deadline))
+            found.update(self._round(clients, deadline))
+            clients = min(2 * clients, MOST)
             if enough(found) if enough else len(found) >= self.wanted:
                 break
         return found
 
-    def _round(self, deadline: float) -> Iterator[tuple[int, str]]:
+    def _round(self, clients: int, deadline: float) -> Iterator[tuple[int, str]]:
         sockets = []
-        for _ in range(2 * self.wanted):
+        for _ in range(clients):
             with suppress(OSError):
                 sockets.append(wire.asked(("127.0.0.1", self.port), f"/block?{BLOCK}", 1.0))
             time.sleep(APART)
