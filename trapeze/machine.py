@@ -29,6 +29,7 @@ from trapeze.process import Process
 from trapeze.scoreboard import Scoreboard
 from trapeze.service import Service
 from trapeze.status import Status
+from trapeze.stoporder import Place, follows_web
 
 __all__ = ["Machine"]
 
@@ -304,24 +305,12 @@ class Machine:
         """Stop order: who comes `after` goes before; web services go before side services that are not in front."""
         running = [service for service in self.services.values() if not service.gone]
         web = any(service.current.spec.is_web for service in running)
+        specs = {name: service.current.spec for name, service in self.services.items()}
+        places = {name: Place(spec.is_web, spec.after) for name, spec in specs.items()}
         for service in [service for service in self.services.values() if service.want.enabled]:
             needed = any(service.name in other.current.spec.after for other in running if other is not service)
-            if not needed and (not web or service.current.spec.is_web or self._follows_web(service)):
+            if not needed and (not web or service.current.spec.is_web or follows_web(service.name, places)):
                 service.disable()
-
-    def _follows_web(self, service: Service) -> bool:
-        """Does it come `after` a web service, be it by way of others? That one waits for it to leave."""
-        seen, ahead = {service.name}, list(service.current.spec.after)
-        while ahead:
-            name = ahead.pop()
-            if name in seen or name not in self.services:
-                continue
-            seen.add(name)
-            spec = self.services[name].current.spec
-            if spec.is_web:
-                return True
-            ahead += spec.after
-        return False
 
     def _set_timer(self) -> None:
         if self._timer is not None:

@@ -41,7 +41,7 @@ GROUPS: dict[str, set[str]] = {
         "resolve",
         "schema",
     },
-    "decisions": {"lifecycle", "metrics", "notify", "planner", "restart", "status"},
+    "decisions": {"lifecycle", "metrics", "notify", "planner", "restart", "status", "stoporder"},
     "mechanisms": {
         "access",
         "boot",

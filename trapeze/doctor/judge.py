@@ -9,6 +9,7 @@ from typing import NamedTuple
 from trapeze.access import Entry, allows, barred
 from trapeze.doctor.facts import Facts, Passed, Pool, ServiceFacts
 from trapeze.doctor.holes import older
+from trapeze.stoporder import Place, follows_web
 
 __all__ = ["CHECKS", "DISKS", "Finding", "judge"]
 
@@ -147,31 +148,19 @@ def _longest(services: Sequence[ServiceFacts]) -> tuple[float, list[ServiceFacts
     Who comes `after` goes before; web services go before side services that are not in front (`Machine._stop_next`).
     """
     known: dict[str, tuple[float, list[ServiceFacts]]] = {}
+    places = {each.name: Place(each.web, each.after) for each in services}
 
     def over(service: ServiceFacts) -> tuple[float, list[ServiceFacts]]:
         if service.name not in known:
             known[service.name] = (0.0, [])  # a circle would be a mistake that `check` has found
             first = [each for each in services if service.name in each.after]
-            if not service.web and not _follows_web(service, services):
+            if not service.web and not follows_web(service.name, places):
                 first += [each for each in services if each.web]
             seconds, row = max((over(each) for each in first), key=lambda each: each[0], default=(0.0, []))
             known[service.name] = (seconds + service.stop_timeout, [*row, service])
         return known[service.name]
 
     return max((over(each) for each in services), key=lambda each: each[0], default=(0.0, []))
-
-
-def _follows_web(service: ServiceFacts, services: Sequence[ServiceFacts]) -> bool:
-    by_name = {each.name: each for each in services}
-    seen, ahead = {service.name}, list(service.after)
-    while ahead:
-        name = ahead.pop()
-        if name in by_name and name not in seen:
-            if by_name[name].web:
-                return True
-            seen.add(name)
-            ahead += by_name[name].after
-    return False
 
 
 def descriptors(facts: Facts) -> Iterator[Finding]:

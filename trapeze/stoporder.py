@@ -1,0 +1,30 @@
+"""Which services wait for web services to stop. Pure; for who stops them, and for who reckons how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+__all__ = ["Place", "follows_web"]
+
+
+class Place(NamedTuple):
+    """A service, as far as it matters here."""
+
+    web: bool
+    after: Sequence[str]
+    """Services that have to be there before it, and stop after it."""
+
+
+def follows_web(name: str, places: Mapping[str, Place]) -> bool:
+    """Does it come `after` a web service, be it by way of others? That one waits for it to leave."""
+    seen, ahead = {name}, list(places[name].after)
+    while ahead:
+        other = ahead.pop()
+        if other in seen or other not in places:
+            continue
+        seen.add(other)
+        if places[other].web:
+            return True
+        ahead += places[other].after
+    return False
