@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from trapeze.buckets import bucket_end
 from trapeze.status import QueueTime, ServiceStatus, Snapshot, SocketStatus, Status
 
 __all__ = ["KIND", "render"]
 
 KIND = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 """Its media type."""
-
-_LEAST = -15
-"""The first bucket is of those that waited less than 2 ** _LEAST s; each further one goes twice as far."""
 
 Labels = Mapping[str, str]
 
@@ -113,7 +111,7 @@ def _waits(service: str, found: QueueTime | None) -> Iterator[Sample]:
     so_far = 0
     for place, number in enumerate(finite):
         so_far += number
-        yield Sample("_bucket", {"service": service, "le": repr(2.0 ** (place + _LEAST))}, so_far)
+        yield Sample("_bucket", {"service": service, "le": repr(bucket_end(place))}, so_far)
     total = sum(found.counts)
     yield Sample("_bucket", {"service": service, "le": "+Inf"}, total)
     yield Sample("_count", {"service": service}, total)

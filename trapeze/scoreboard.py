@@ -15,6 +15,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from trapeze.buckets import bucket_end
+
 __all__ = ["SLOT", "Reading", "Scoreboard", "Waits", "together"]
 
 SLOT = 256
@@ -74,7 +76,7 @@ class Waits(Struct, frozen=True):
         for place, number in enumerate(self.times):
             left -= number
             if left <= 0 and number:
-                return min(2.0 ** (place - 15), self.longest)
+                return min(bucket_end(place), self.longest)
         return self.longest
 
 

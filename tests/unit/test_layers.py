@@ -22,7 +22,7 @@ BACKENDS = ROOT / "backends" / "trapeze_backends"
 
 GROUPS: dict[str, set[str]] = {
     "errors": {"trapeze", "errors", "nginx"},
-    "spec": {"addresses", "limits", "readiness", "slots", "spec", "spec_nginx"},
+    "spec": {"addresses", "buckets", "limits", "readiness", "slots", "spec", "spec_nginx"},
     "config": {
         "checks",
         "checks_nginx",
