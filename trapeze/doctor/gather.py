@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from trapeze.access import Entry, entries
-from trapeze.addresses import Address, Unix, parse
+from trapeze.addresses import Address, Unix
 from trapeze.doctor import surroundings
 from trapeze.doctor.facts import Facts, RuntimeFacts, ServiceFacts, SocketFacts
 from trapeze.doctor.front import look
 from trapeze.generation import interpreter
 from trapeze.limits import rlimit_pairs
-from trapeze.nginx.site import Upstream, plan, reached_at
+from trapeze.nginx.site import Upstream, addresses_at, plan, reached_at
 from trapeze.runtime import own_directory
 from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
@@ -153,10 +153,7 @@ def _sizes(pids: Iterable[int]) -> list[int]:
 
 def _addresses(spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> list[str]:
     """All of them: an nginx that somebody else has written may use any."""
-    found: list[Address] = []
-    for each in spec.sockets:
-        texts = known.get(each)
-        found += map(parse, texts) if texts else [address for _, address in addresses_of(config.sockets[each])]
+    found = (address for each in spec.sockets for address in addresses_at(each, config, known))
     return [place for address in found if (place := reached_at(address))]
 
 

@@ -21,7 +21,7 @@ from trapeze.limits import parse_size
 from trapeze.slots import addresses_of
 from trapeze.spec import Config, ServiceSpec
 
-__all__ = ["KEPT", "Host", "Location", "Site", "Upstream", "plan", "reached_at"]
+__all__ = ["KEPT", "Host", "Location", "Site", "Upstream", "addresses_at", "plan", "reached_at"]
 
 MOST = 5.0
 """Seconds that nginx keeps an idle connection to the app, unless the app keeps it shorter."""
@@ -231,7 +231,7 @@ def _kept(name: str, spec: ServiceSpec, servers: Sequence[str], asked: int | Non
 def _servers(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, Sequence[str]]) -> list[str] | Problem:
     """The address of the service, or those of its workers where each has its own: Unix sockets rather than ports, since
     they cost less and have permissions."""
-    groups = [_addresses(each, config, known) for each in spec.sockets]
+    groups = [addresses_at(each, config, known) for each in spec.sockets]
     found = [address for group in groups for address in group]
     for group, each in zip(groups, spec.sockets, strict=True):
         slots = config.sockets[each].slots if config.sockets[each].listen == "per-worker" else 1
@@ -247,7 +247,8 @@ def _servers(name: str, spec: ServiceSpec, config: Config, known: Mapping[str, S
     return Problem(f"services.{name}.socket", reason, hint)
 
 
-def _addresses(name: str, config: Config, known: Mapping[str, Sequence[str]]) -> list[Address]:
+def addresses_at(name: str, config: Config, known: Mapping[str, Sequence[str]]) -> list[Address]:
+    """Return the addresses of a socket: those it is really bound to where that is known, else those of its section."""
     if known.get(name):
         return [parse(text) for text in known[name]]
     return [address for _, address in addresses_of(config.sockets[name])]
