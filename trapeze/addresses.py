@@ -250,7 +250,7 @@ def _permission_problems(spec: SocketSpec, addresses: list[Address]) -> list[str
 
 
 def _reuse_port_problems(spec: SocketSpec, addresses: list[Address]) -> list[str]:
-    if spec.listen != "reuseport":
+    if not spec.reuses_port:
         return []
     why = {
         Unix: "a Unix socket has one queue, for all who accept on it",

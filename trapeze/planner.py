@@ -8,7 +8,7 @@ max_unavailable 0:
 
     4 old ready                    room 5 - 4 = 1   -> spawn 1 new
     4 old ready, 1 new starting    room 0, 4 ready  -> nothing
-    4 old ready, 1 new ready       5 ready > 4      -> stop the oldest old one
+    4 old ready, 1 new ready       5 ready > 4      -> stop an old one: of the same slot, else the oldest
     3 old ready, 1 new ready       room 1           -> spawn the next
 
 Each call takes one small step and is right whatever happened before it: a scale, a crash or a second reload in the
