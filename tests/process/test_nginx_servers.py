@@ -18,7 +18,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.support.apps.front import BIG
-from tests.support.fronted import Front, Make, orders
+from tests.support.fronted import Front, Make, events, leave, orders
 from tests.support.site import Site
 from tests.support.wait import until
 from tests.support.workerkit import BACKENDS, Case
@@ -99,24 +99,12 @@ def slow_clients(front: Front) -> None:
         assert [len(told(sock)[1]) for sock in readers] == [BIG] * SLOW
 
 
-def events(front: Front) -> None:
-    """The second is only sent when the client has had the first."""
-    with front.listener.client() as client, client.stream("GET", "/events") as answer:
-        lines = answer.iter_lines()
-        assert next(line for line in lines if line) == "data: 1"
-        front.gate.open()
-        assert next(line for line in lines if line) == "data: 2"
-
-
 def clients_that_go_away(front: Front) -> None:
     """In the middle of its body: the app never hears of it. In the middle of the answer: the app is told."""
     front.trapeze.expect_error(r"Traceback")  # how eventlet says that a client has gone
     with dial(front) as sock:
         sock.sendall(head("POST", "/half", "Content-Length: 10") + b"half")
-    with front.listener.client() as client, client.stream("GET", "/endless") as answer:
-        assert next(answer.iter_lines()) == "data: more"
-    assert front.wire.line() == "gone"
-    assert front.listener.get("/").status_code == 200
+    leave(front)
     assert front.posts("/half") == 0
 
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 from websockets.sync.client import connect
 
-from tests.support.fronted import Front, Make, ask, orders
+from tests.support.fronted import Front, Make, ask, events, leave, orders
 from tests.support.nginx import certify
 from tests.support.server import run
 from tests.support.site import Site
@@ -94,21 +94,11 @@ def test_a_client_that_lies_is_not_believed(front: Front) -> None:
 
 
 def test_events_are_passed_on_at_once(front: Front) -> None:
-    """The second event is only sent when the client has had the first."""
-    with front.listener.client() as client, client.stream("GET", "/events") as answer:
-        lines = answer.iter_lines()
-        assert next(line for line in lines if line) == "data: 1"
-        front.gate.open()
-        assert next(line for line in lines if line) == "data: 2"
+    events(front)
 
 
 def test_a_client_that_goes_away(front: Front) -> None:
-    """The app is told, so that it does not go on for nobody."""
-    with front.listener.client() as client, client.stream("GET", "/endless") as answer:
-        assert next(answer.iter_lines()) == "data: more"
-
-    assert front.wire.line() == "gone"
-    assert front.listener.get("/").status_code == 200
+    leave(front)
 
 
 def deadly_orders(front: Front) -> list[int]:

@@ -89,6 +89,23 @@ def ask(front: Front, text: bytes) -> bytes:
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
+def events(front: Front) -> None:
+    """The second event is only sent when the client has had the first."""
+    with front.listener.client() as client, client.stream("GET", "/events") as answer:
+        lines = answer.iter_lines()
+        assert next(line for line in lines if line) == "data: 1"
+        front.gate.open()
+        assert next(line for line in lines if line) == "data: 2"
+
+
+def leave(front: Front) -> None:
+    """A client goes away in the middle of an answer: the app is told, so that it does not go on for nobody."""
+    with front.listener.client() as client, client.stream("GET", "/endless") as answer:
+        assert next(answer.iter_lines()) == "data: more"
+    assert front.wire.line() == "gone"
+    assert front.listener.get("/").status_code == 200
+
+
 @contextlib.contextmanager
 def orders(front: Front, clients: int = 3, kind: str = "order") -> Iterator[list[tuple[str, int]]]:
     """Clients that send one POST after the other, each to a path of its own; what each was answered."""
