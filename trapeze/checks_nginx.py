@@ -11,7 +11,7 @@ from trapeze.limits import parse_size
 from trapeze.problems import Problems, did_you_mean, got, join
 from trapeze.spec import Config, ServiceSpec
 
-__all__ = ["GENERATED", "check_nginx", "fronted", "is_generated", "routes_of", "words_of"]
+__all__ = ["GENERATED", "check_nginx", "fronted", "is_generated", "routes_of", "servant", "words_of"]
 
 GENERATED = "{generated:nginx}"
 """In the words of a command: the path of a whole nginx.conf, which is written for it."""
@@ -32,6 +32,11 @@ def words_of(spec: ServiceSpec) -> list[str]:
 def is_generated(spec: ServiceSpec) -> bool:
     """Is it a command that runs an nginx of ours?"""
     return any(GENERATED in word for word in words_of(spec))
+
+
+def servant(config: Config) -> str | None:
+    """Return the name of the service that runs our nginx, if there is one."""
+    return next((name for name, spec in config.services.items() if is_generated(spec)), None)
 
 
 def fronted(config: Config) -> list[str]:

@@ -29,17 +29,14 @@ OURS = frozenset(
 )
 """Set for each process by the supervisor, or meant for the supervisor alone: never passed on, never configured."""
 
-_LINE = re.compile(
-    r"""[ \t]*(?:
+_LINE = r"""[ \t]*(?:
         (?:\#[^\n]*)?                                           # nothing, or a comment
       | (?:export[ \t]+)?(?P<name>[A-Za-z_][A-Za-z0-9_.]*)[ \t]*=[ \t]*
         (?: '(?P<single>[^']*)'[ \t]*(?:\#[^\n]*)?
           | "(?P<double>(?:[^"\\]|\\.)*)"[ \t]*(?:\#[^\n]*)?
           | (?P<plain>(?!['"])[^\n]*)
         )
-    )(?:\n|\Z)""",
-    re.VERBOSE | re.DOTALL,
-)
+    )(?:\n|\Z)"""
 _COMMENT = re.compile(r"(?:^|[ \t]+)#.*")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\n": ""}
@@ -57,9 +54,10 @@ def read_env_file(text: str, origin: str = "env file") -> dict[str, str]:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     found: dict[str, str] = {}
     problems: list[Problem] = []
+    pattern = re.compile(_LINE, re.VERBOSE | re.DOTALL)  # by whoever has such a file: a start need not wait for it
     at = 0
     while at < len(text):
-        match = _LINE.match(text, at)
+        match = pattern.match(text, at)
         line = text.count("\n", 0, at) + 1
         if match is None:
             end = text.find("\n", at)

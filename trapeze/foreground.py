@@ -79,6 +79,7 @@ def probe(memfd: int) -> int:
         CannotRead: the state is not understood.
     """
     from trapeze import carry, control, figures, resume, upgrade  # noqa: F401  # as if they were needed
+    from trapeze.nginx import generated  # noqa: F401
 
     carry.read(os.pread(memfd, os.fstat(memfd).st_size, 0))
     python = ".".join(map(str, sys.version_info[:3]))
@@ -225,6 +226,7 @@ async def _serve(
 def _complete(supervisor: Supervisor, imports: Iterable[Callable[[], object]]) -> None:
     """Import the last of what we shall ever need: an upgrade of the package under us then changes nothing."""
     from trapeze import figures
+    from trapeze.nginx import generated  # noqa: F401  # by name: `fronting` and `prelude` import parts of it when needed
 
     for each in imports:
         each()

@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from trapeze.checks_nginx import is_generated
+from trapeze.checks_nginx import is_generated, servant
 from trapeze.config import Resolved
 from trapeze.errors import TrapezeError
 from trapeze.limits import parse_signal
 from trapeze.machine import Machine
-from trapeze.nginx.generated import Front, servant
 from trapeze.report import Progress
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket
 from trapeze.spec import ServiceSpec
 from trapeze.status import Ticket
+
+if TYPE_CHECKING:
+    from trapeze.nginx.generated import Front
 
 __all__ = ["Fronting"]
 
@@ -62,6 +64,9 @@ class Fronting:
     def front(self) -> Front:
         """The file; where it is does not change."""
         if self._front is None:
+            # A start without nginx need not wait for it; `foreground` imports it when the workers are on their way.
+            from trapeze.nginx.generated import Front
+
             self._front = Front(self._supervisor.resolved.config.name)
         return self._front
 
@@ -76,7 +81,7 @@ class Fronting:
             TrapezeError: it cannot be made or written.
         """
         resolved, sockets = self._supervisor.resolved, self._supervisor.sockets
-        if servant(resolved) is not None:
+        if servant(resolved.config) is not None:
             self.front.write(self.front.text(resolved, sockets), resolved)
 
     async def prepare(self, resolved: Resolved, sockets: Sockets, names: Sequence[str] | None) -> str | None:
@@ -86,7 +91,7 @@ class Fronting:
         Raises:
             TrapezeError: it cannot be made, or nginx refuses it.
         """
-        name = servant(resolved)
+        name = servant(resolved.config)
         if name is None:
             return None
         text = self.front.text(resolved, sockets)
@@ -104,7 +109,7 @@ class Fronting:
             moved: the sockets are elsewhere, and nobody accepts there yet.
             ticket: of the reload, which is over when somebody does.
         """
-        name = servant(self._supervisor.resolved)
+        name = servant(self._supervisor.resolved.config)
         if name is None and self._front is not None:
             self._front.forget()
         if name is None or text is None:
@@ -126,7 +131,7 @@ class Fronting:
     def refresh(self) -> None:
         """Let the file say what is so, and have nginx read it if that is something else: a reload was taken back."""
         resolved = self._supervisor.resolved
-        name = servant(resolved)
+        name = servant(resolved.config)
         if name is None:
             return
         try:
@@ -152,5 +157,5 @@ class Fronting:
         """Leave nothing behind."""
         if self._owed is not None:
             self._owed.cancel()
-        if self._front is not None or servant(self._supervisor.resolved) is not None:
+        if self._front is not None or servant(self._supervisor.resolved.config) is not None:
             self.front.remove()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import random
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -76,8 +75,8 @@ class Machine:
         return self.clock.now()
 
     def jitter(self) -> float:
-        """A random draw from [0, 1)."""
-        return random.random()
+        """A random draw from [0, 1): 53 bits, as many as `random.random` has, which takes 2 ms to import."""
+        return (int.from_bytes(os.urandom(7), "big") >> 3) / 2**53
 
     def next_id(self) -> int:
         """A number for a new process."""

@@ -11,7 +11,6 @@ There are two preludes:
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -124,7 +123,9 @@ DUMP_SIGNAL = signal.SIGRTMAX - 3
 
 @cache
 def _setpriv() -> str | None:
-    return shutil.which("setpriv", path="/usr/bin:/bin:/usr/local/bin")
+    from shutil import which  # with it come three kinds of compression, 4 ms of a start
+
+    return which("setpriv", path="/usr/bin:/bin:/usr/local/bin")
 
 
 @cache

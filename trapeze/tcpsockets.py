@@ -30,7 +30,9 @@ def resolve(address: Tcp) -> tuple[int, tuple[object, ...]]:
     """
     family = socket.AF_INET6 if address.v6 else socket.AF_UNSPEC
     try:
-        found = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        # As bytes: for a str, Python imports the tables of international names, also where there is nothing to convert.
+        host = address.host.encode("ascii") if address.host.isascii() else address.host
+        found = socket.getaddrinfo(host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
     except socket.gaierror as error:
         reason = (error.strerror or str(error)).lower()
         raise BindError(

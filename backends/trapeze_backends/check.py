@@ -6,7 +6,6 @@ import sys
 
 from trapeze_backends import registry
 from trapeze_backends.contract import Problem, StartError
-from trapeze_backends.detect import detect
 from trapeze_backends.features import describe, field_problems
 from trapeze_backends.jsontext import dumps
 from trapeze_backends.loading import find_module, load, use_app_dir
@@ -95,6 +94,7 @@ def _app(job: Job, backend: Backend | None, problems: list[Problem]) -> dict[str
         if reason:
             problems.append(Problem("app", reason, f"looked in {job.app_dir or 'sys.path'}"))
         return {}
+    from trapeze_backends.detect import detect
     from trapeze_backends.serve import choose_interface, spelt
 
     try:

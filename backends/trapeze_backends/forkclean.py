@@ -149,7 +149,7 @@ def _native(known: set[int]) -> list[str]:
             blas += 1
         elif name:
             names.append(name)
-    if blas > _blas_allowance():
+    if blas and blas > _blas_allowance():
         names += [own] * blas
     return names
 

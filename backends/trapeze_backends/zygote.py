@@ -52,15 +52,16 @@ def stand_by(job: Job, notifier: Notifier) -> tuple[Job, Notifier, Loaded]:
     if threshold is None and not unsafe:
         unsafe = f"the garbage collector of {sys.implementation.name} moves what forked workers would share"
     forks = job.mode == "zygote" and (not unsafe or job.preload is True)
+    for number in {signal.SIGTERM, job.stop_signal}:
+        signal.signal(number, _leave)
+    backend = loaded.backend
+    notifier.ready(interface=loaded.interface, backend=backend.name, version=backend.version(), unsafe=unsafe)
+    # While the supervisor is being told: it takes as long as that.
     if threshold is not None:
         keep_files()
         gc.freeze()  # or the first full collection would write to every object, and copy every page
     if not forks:
         _resume(threshold)
-    for number in {signal.SIGTERM, job.stop_signal}:
-        signal.signal(number, _leave)
-    backend = loaded.backend
-    notifier.ready(interface=loaded.interface, backend=backend.name, version=backend.version(), unsafe=unsafe)
     order = _next_order(line, notifier, loaded) if forks else _next(line).order
     for number in {signal.SIGTERM, job.stop_signal}:
         signal.signal(number, signal.SIG_DFL)

@@ -131,7 +131,9 @@ DEFERRED: dict[tuple[str, str], str] = {
     ("foreground", "carry"): "of upgrades only: a start need not wait for it",
     ("foreground", "resume"): "of upgrades only: a start need not wait for it",
     ("foreground", "figures"): "as control: psutil costs 15 ms",
+    ("foreground", "nginx.generated"): "as figures: most have no nginx of ours",
     ("foreground", "upgrade"): "as control, which it needs",
+    ("fronting", "nginx.generated"): "the first who needs the file, or foreground when the workers are on their way",
     ("foreground", "control"): "imported when the workers are on their way: it is not needed for the first answer",
 }
 """(module, what it imports inside a function): why it may. Commands (cli, render, client) always may: each imports

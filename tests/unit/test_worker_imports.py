@@ -24,6 +24,7 @@ THIRD_PARTY = {
     "gunicorn.py": {"gunicorn", "gevent"},
     "gunicorn_asgi.py": {"gunicorn"},
     "gunicorn_drain.py": {"gevent"},
+    "gunicorn_server.py": {"gunicorn"},
     "gunicorn_settings.py": {"gunicorn"},
     "uvicorn.py": {"uvicorn"},
     "uvicorn_server.py": {"uvicorn"},

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 
 from trapeze.access import barred, entries, person
-from trapeze.checks_nginx import is_generated, words_of
+from trapeze.checks_nginx import servant, words_of
 from trapeze.config import Resolved
 from trapeze.errors import ConfigError, Problem, TrapezeError
 from trapeze.generation import Generation
@@ -25,18 +25,13 @@ from trapeze.prelude import ChildHandle, Launch, Listener
 from trapeze.runtime import own_directory
 from trapeze.sockets import ListenSocket
 
-__all__ = ["Front", "servant"]
+__all__ = ["Front"]
 
 Spawn = Callable[[Launch, Listener], ChildHandle]
 PATIENCE = 30.0
 """Seconds that nginx gets to judge a configuration."""
 _SHOWN = 20
 """Lines of what it says that are shown."""
-
-
-def servant(resolved: Resolved) -> str | None:
-    """Return the name of the service that runs our nginx, if there is one."""
-    return next((name for name, spec in resolved.config.services.items() if is_generated(spec)), None)
 
 
 class Front:
@@ -52,7 +47,7 @@ class Front:
         Raises:
             ConfigError: that cannot be told.
         """
-        name = servant(resolved) or ""
+        name = servant(resolved.config) or ""
         addresses = {each: [held.address for held in group] for each, group in sockets.items()}
         site = plan(resolved.config, (), addresses)
         if isinstance(site, list):
@@ -72,7 +67,7 @@ class Front:
     @staticmethod
     def _workers(resolved: Resolved) -> str | None:
         """The user of nginx's workers, where nginx itself is root."""
-        user = resolved.config.services[servant(resolved) or ""].user
+        user = resolved.config.services[servant(resolved.config) or ""].user
         if os.geteuid() != 0 or user not in (None, "root", "0"):
             return None
         return resolved.config.nginx.user or tool.worker_user() or "root"
@@ -103,13 +98,13 @@ class Front:
             tool.replace_file(path, text, 0o644, owner if os.geteuid() == 0 else ())
         except OSError as error:
             raise TrapezeError(f"cannot write {path}: {os.strerror(error.errno or 0).lower()}") from None
-        self._reachable(user or resolved.config.services[servant(resolved) or ""].user)
+        self._reachable(user or resolved.config.services[servant(resolved.config) or ""].user)
         return path
 
     @staticmethod
     def _owner(resolved: Resolved) -> tuple[int, int]:
         """Whom the directory belongs to: who runs nginx, so that it may write its pid."""
-        user = resolved.config.services[servant(resolved) or ""].user
+        user = resolved.config.services[servant(resolved.config) or ""].user
         who = person(user) if user is not None else None
         return (who.uid, -1) if who is not None else (os.geteuid(), -1)
 
@@ -132,7 +127,7 @@ class Front:
             ConfigError: it refuses it.
             TrapezeError: it cannot be asked.
         """
-        name = servant(resolved) or ""
+        name = servant(resolved.config) or ""
         path = self.write(text, resolved, name="next.conf")
         made = Generation.make(0, name, resolved.config.services[name], sockets, resolved.directory, generated=path)
         words = list(made.launch(name, 0).argv)
