@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from typing import NamedTuple
+
+from msgspec import Struct
 
 __all__ = ["Entry", "Person", "allows", "barred", "entries", "person"]
 
 
-class Person(NamedTuple):
+class Person(Struct, frozen=True):
     """A user with all its groups."""
 
     name: str
@@ -18,7 +19,7 @@ class Person(NamedTuple):
     gids: Collection[int]
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True):
     """What decides about one file."""
 
     path: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from trapeze.spec import SocketSpec
 
@@ -29,7 +30,7 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 _NUMBERS = re.compile(r"[0-9.]+")
 
 
-class Tcp(NamedTuple):
+class Tcp(Struct, frozen=True):
     """A TCP port on an interface."""
 
     host: str
@@ -43,7 +44,7 @@ class Tcp(NamedTuple):
         return f"[{self.host}]:{self.port}" if self.v6 else f"{self.host}:{self.port}"
 
 
-class Unix(NamedTuple):
+class Unix(Struct, frozen=True):
     """A Unix socket with a path."""
 
     path: str
@@ -52,7 +53,7 @@ class Unix(NamedTuple):
         return f"unix:{self.path}"
 
 
-class Abstract(NamedTuple):
+class Abstract(Struct, frozen=True):
     """A Unix socket in Linux's abstract namespace: no file, hence no permissions."""
 
     name: str
@@ -61,7 +62,7 @@ class Abstract(NamedTuple):
         return f"unix:@{self.name}"
 
 
-class Inherited(NamedTuple):
+class Inherited(Struct, frozen=True):
     """A descriptor that trapeze was started with."""
 
     fd: int
@@ -70,7 +71,7 @@ class Inherited(NamedTuple):
         return f"fd://{self.fd}"
 
 
-class Systemd(NamedTuple):
+class Systemd(Struct, frozen=True):
     """The sockets that systemd (or another trapeze) passed on under this name."""
 
     name: str

@@ -6,9 +6,10 @@ JSON) and X_TRAPEZE_ERROR (why it could not start, JSON).
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 __all__ = ["Facts", "Message", "StartError", "parse"]
 
@@ -36,7 +37,7 @@ class StartError(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-class Message(NamedTuple):
+class Message(Struct, frozen=True):
     """One datagram, understood."""
 
     ready: bool = False

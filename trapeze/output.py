@@ -13,12 +13,14 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
     from typing import Self
+
+from msgspec import Struct
 
 __all__ = ["Journal", "LogLine", "Stream", "Subscription"]
 
@@ -109,7 +111,7 @@ def cost(line: LogLine) -> int:
     return line.text.__sizeof__() + LINE_OVERHEAD
 
 
-class _Entry(NamedTuple):
+class _Entry(Struct, frozen=True):
     number: int
     """Order of arrival over all services; the wall clock may step back, this does not."""
     line: LogLine

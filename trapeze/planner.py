@@ -28,9 +28,9 @@ for an import of the new code nor for its delays. With 2 workers:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from trapeze.lifecycle import LIVE, State
 
@@ -78,7 +78,7 @@ class Seen(Struct, frozen=True):
     """Why it is to be replaced although it serves well (it has served or used enough); empty if it is not."""
 
 
-class Rules(NamedTuple):
+class Rules(Struct, frozen=True):
     """How a service may be changed."""
 
     surge: int = 1
@@ -97,7 +97,7 @@ class StandIn(Struct, frozen=True):
     """It fails as well: no spawn before this time, monotonic seconds."""
 
 
-class Gate(NamedTuple):
+class Gate(Struct, frozen=True):
     """What spawning has to wait for."""
 
     open: bool = True
@@ -126,21 +126,21 @@ class Spawn(Struct, frozen=True):
     generation: int
 
 
-class Stop(NamedTuple):
+class Stop(Struct, frozen=True):
     """Ask one process to leave."""
 
     id: int
     why: str
 
 
-class Prepare(NamedTuple):
+class Prepare(Struct, frozen=True):
     """Run the next pre_start command of the wanted generation."""
 
 
 Action = Spawn | Stop | Prepare
 
 
-class Plan(NamedTuple):
+class Plan(Struct, frozen=True):
     """What to do now, and when to ask again if nothing happens before."""
 
     actions: tuple[Action, ...] = ()
@@ -227,7 +227,7 @@ def _guarded(
     fresh = [seen for seen in live if not outdated(seen, want)]
     try_it = bool(missing) and not gate.blocked
     if not fresh and not try_it:
-        rules = rules._replace(unavailable=0)  # no old one makes room for new ones before these could take it
+        rules = replace(rules, unavailable=0)  # no old one makes room for new ones before these could take it
     floor = _floor(old_want, rules)
     sure = [seen for seen in live if _is_sure(seen, want, stand_in, serves)]
     steady = [seen for seen in sure if seen.state is State.READY or seen.generation == want.generation]

@@ -7,8 +7,9 @@ import re
 import resource
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from trapeze.addresses import Unix, parse
@@ -29,7 +30,7 @@ _CAP_SYS_RESOURCE = 24
 _NR_OPEN = "/proc/sys/fs/nr_open"
 
 
-class Account(NamedTuple):
+class Account(Struct, frozen=True):
     """A user as the system knows it, or a bare number."""
 
     uid: int
@@ -37,7 +38,7 @@ class Account(NamedTuple):
     """Primary group; None for a number that no user has."""
 
 
-class _Found(NamedTuple):
+class _Found(Struct, frozen=True):
     """One problem, before its origin is looked up."""
 
     field: str

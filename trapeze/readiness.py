@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from trapeze.addresses import Abstract, Tcp, Unix, parse, split_host_port
 
@@ -14,17 +15,17 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-class Notify(NamedTuple):
+class Notify(Struct, frozen=True):
     """The process says READY=1 itself."""
 
 
-class Connect(NamedTuple):
+class Connect(Struct, frozen=True):
     """Something accepts connections there."""
 
     address: Tcp | Unix | Abstract
 
 
-class Http(NamedTuple):
+class Http(Struct, frozen=True):
     """A GET is answered with 2xx or 3xx."""
 
     address: Tcp
@@ -38,13 +39,13 @@ class Http(NamedTuple):
         return host if self.address.port == 80 else f"{host}:{self.address.port}"
 
 
-class Execute(NamedTuple):
+class Execute(Struct, frozen=True):
     """A command exits 0."""
 
     command: str
 
 
-class After(NamedTuple):
+class After(Struct, frozen=True):
     """That much time has passed."""
 
     seconds: float

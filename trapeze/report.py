@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from trapeze.events import Clock
 from trapeze.lifecycle import State
@@ -32,7 +33,7 @@ Resident = Callable[[int], int | None]
 """Resident memory of a process in bytes, by pid."""
 
 
-class Progress(NamedTuple):
+class Progress(Struct, frozen=True):
     """How far a ticket has come."""
 
     done: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -208,7 +207,7 @@ class Ticket(Struct, frozen=True):
     """Those of them that were wanted to run when it was accepted."""
 
 
-class Health(NamedTuple):
+class Health(Struct, frozen=True):
     """What the status of a service is derived from."""
 
     want: int

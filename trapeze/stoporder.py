@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 __all__ = ["Place", "follows_web"]
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True):
     """A service, as far as it matters here."""
 
     web: bool

@@ -80,7 +80,7 @@ def test_the_new_code_served_and_cannot_be_started_now() -> None:
 
 def test_scaled_up_meanwhile() -> None:
     """Those that are more are of the code that serves."""
-    gate = IMPORTING._replace(stand_in=StandIn(1, 4))
+    gate = replace(IMPORTING, stand_in=StandIn(1, 4))
 
     assert spawned(plan(seen(R, R), Want(4, 2), Rules(), gate)) == [(2, 1), (3, 1)]
 
@@ -124,10 +124,10 @@ def test_no_room_is_made_before_it_can_be_taken() -> None:
 
 def test_the_old_ones_fail_as_well() -> None:
     """They have delays of their own."""
-    gate = IMPORTING._replace(stand_in=StandIn(1, 2, retry_at=7.0))
+    gate = replace(IMPORTING, stand_in=StandIn(1, 2, retry_at=7.0))
 
     assert plan([], WANT, Rules(), gate) == Plan((), 7.0)
-    assert plan([], WANT, Rules(), gate._replace(limit=0, retry_at=5.0)) == Plan((), 5.0)
+    assert plan([], WANT, Rules(), replace(gate, limit=0, retry_at=5.0)) == Plan((), 5.0)
     assert plan(seen(R, R), WANT, Rules(), gate) == Plan()
 
 
@@ -194,7 +194,7 @@ def test_never_below_the_floor_while_a_good_generation_is_there(
     """
     stand_in = gate.stand_in
     assert stand_in is not None
-    gate = gate._replace(stand_in=replace(stand_in, retry_at=None))
+    gate = replace(gate, stand_in=replace(stand_in, retry_at=None))
     serves = count(view, R, generation=3) > 0
     trusted = serves and not gate.blocked and gate.limit is None
     floor = max(0, (want.count if serves else stand_in.count) - rules.unavailable)
@@ -266,5 +266,5 @@ def test_a_trial_that_fails_leaves_the_old_ones_whole(view: list[Seen], want: Wa
         view = [replace(each, state=R) for each in view]
 
     assert count(view, R) >= old - rules.unavailable
-    settled_by_itself = settled_view(view, want, rules, gate._replace(steps_left=True))
+    settled_by_itself = settled_view(view, want, rules, replace(gate, steps_left=True))
     assert old <= count(settled_by_itself, R, S) <= old + rules.surge

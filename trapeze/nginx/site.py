@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from trapeze.addresses import Abstract, Address, Tcp, Unix, parse
 from trapeze.checks_nginx import routes_of
@@ -261,7 +262,7 @@ def reached_at(address: Address) -> str:
             return f"unix:{path}"
         case Tcp(host, port) if port:
             everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-            return str(address._replace(host=everywhere.get(host, host)))
+            return str(replace(address, host=everywhere.get(host, host)))
     return ""
 
 
