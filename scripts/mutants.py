@@ -89,7 +89,7 @@ MUTANTS = [
         "if seen.retire or seen.recycle:\n        return False",
         "if False:\n        return False",
     ),
-    Mutant("planner", "room is made before it can be taken", "rules._replace(unavailable=0)", "rules"),
+    Mutant("planner", "room is made before it can be taken", "replace(rules, unavailable=0)", "rules"),
     Mutant(
         "planner",
         "a broken file has scaled the old ones down",
@@ -104,9 +104,10 @@ MUTANTS = [
     Mutant(
         "planner",
         "the healthy one leaves instead of the recycled one",
-        "key=lambda seen: not outdated(seen, first)",
-        "key=lambda seen: 0",
+        "(not outdated(seen, first), seen.index not in covered)",
+        "seen.index not in covered",
     ),
+    Mutant("planner", "one of another slot leaves", ", seen.index not in covered)", ", 0)"),
     Mutant("planner", "unready old ones stay", "(*leaving, *serving[:spare])", "serving[:spare]"),
     Mutant("planner", "processes marked for retirement stay", " or seen.retire or", " or"),
     Mutant("planner", "scaling down stops nobody", " or seen.index >= want.count", ""),
@@ -232,12 +233,18 @@ MUTANTS = [
     Mutant("vigil", "we never know that we slept", "asleep = now - min(planned) > _ASLEEP", "asleep = False"),
     Mutant("vigil", "a beat from the future is believed", "if 0 <= reading.beat <= now else now", "if True else now"),
     Mutant("vigil", "a hang is found too late", "now >= last + terms.heartbeat", "now > last + terms.heartbeat"),
-    Mutant("vigil", "all requests of a worker are shot with one", "stuck or (reading.in_flight or 0) <= 1", "True"),
     Mutant(
-        "vigil", "one that hangs alone is only drained", "lost = stuck or (reading.in_flight or 0) <= 1", "lost = stuck"
+        "vigil",
+        "all requests of a worker are shot with one",
+        "if beat and now - beat >= max(terms.request, SLOWEST_BEAT):",
+        "if True:",
     ),
+    Mutant("vigil", "one that hangs alone is only drained", "alone=_is_alone(reading)", "alone=False"),
     Mutant(
-        "vigil", "a stuck loop is drained", "bool(beat and now - beat >= max(terms.request, SLOWEST_BEAT))", "False"
+        "vigil",
+        "a stuck loop is drained",
+        "if beat and now - beat >= max(terms.request, SLOWEST_BEAT):",
+        "if False:",
     ),
     Mutant(
         "vigil",

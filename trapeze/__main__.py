@@ -20,12 +20,11 @@ def main() -> NoReturn:
     """
     early.install()
     gc.disable()
-    with without("typing_extensions"):  # msgspec takes what it needs from there if it can, from `typing` if not: 4 ms
-        import msgspec  # noqa: F401
     if os.environ.get("TRAPEZE_RESUME", "").isdecimal():  # the name and the form stand in `takeover`, a dear import
         from trapeze.successor import main as run
     else:
-        from trapeze.cli import main as run
+        with without("typing_extensions"):  # which msgspec would import, for what is in `typing` by now: 4 ms
+            from trapeze.cli import main as run
     run()
 
 

@@ -61,6 +61,36 @@ def test_more_would_be_found(tmp_path: Path, module: str) -> None:
     assert module in findings(tmp_path, f"import {module}")
 
 
+def modules_after(code: str, tmp_path: Path) -> set[str]:
+    """What is imported when this code has run."""
+    script = f"import sys\n{code}\nprint(*sorted(sys.modules), file=sys.stderr)"
+    words = [sys.executable, "-c", script]
+    run = subprocess.run(words, cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    return set(run.stderr.split())
+
+
+def test_a_start_does_not_wait_for_what_comes_later(tmp_path: Path) -> None:
+    """Neither for what only some need, nor for what is imported when the workers are on their way."""
+    code = """
+from trapeze import app, outset
+from trapeze.addresses import parse
+from trapeze.tcpsockets import resolve
+resolve(parse("127.0.0.1:0"))
+with outset.no_ssl():
+    from trapeze import foreground
+"""
+    found = modules_after(code, tmp_path)
+    assert "trapeze.supervisor" in found
+    assert not found & {"trapeze.nginx.generated", "trapeze.control", "shutil", "random", "encodings.idna", "h11"}
+
+
+def test_the_command_does_without_typing_extensions(tmp_path: Path) -> None:
+    code = "from trapeze.__main__ import main\nsys.argv[1:] = ['serve', '--help']\ntry: main()\nexcept SystemExit: pass"
+    found = modules_after(code, tmp_path)
+    assert "msgspec" in found
+    assert "typing_extensions" not in found
+
+
 SUCCESSOR = """
 import sys
 from trapeze import successor

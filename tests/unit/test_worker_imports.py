@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from trapeze_backends.registry import BUILT_IN
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "backends" / "trapeze_backends"
@@ -73,6 +74,13 @@ def modules_after(code: str) -> set[str]:
 
 def test_entry_point_loads_next_to_nothing() -> None:
     assert modules_after("import trapeze_backends.child") <= BARE
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_check_imports_nothing_that_a_worker_needs(name: str) -> None:
+    """A start waits for its check."""
+    found = modules_after(f"import trapeze_backends.check, {BUILT_IN[name]}")
+    assert not found & {"inspect", "socket", "asyncio", "threading", "re", "typing", "logging", name}
 
 
 def test_a_command_costs_no_module_written_in_python() -> None:
