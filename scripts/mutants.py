@@ -27,7 +27,7 @@ TESTS = [
     "tests/unit/test_lifecycle.py",
     "tests/unit/test_restart.py",
 ]
-TESTS += ["tests/unit/test_vigil.py"]
+TESTS += ["tests/unit/test_vigil.py", "tests/unit/test_recycling.py", "tests/unit/test_trial.py"]
 COPIED = ["trapeze", "tests", "pyproject.toml"]
 SECONDS = 300
 """One run of the tests may take so long; a mutant that makes them run for ever is killed too."""
