@@ -7,7 +7,6 @@ import os
 from typing import NoReturn
 
 from trapeze import early
-from trapeze.outset import without
 
 __all__ = ["main"]
 
@@ -23,6 +22,8 @@ def main() -> NoReturn:
     if os.environ.get("TRAPEZE_RESUME", "").isdecimal():  # the name and the form stand in `takeover`, a dear import
         from trapeze.successor import main as run
     else:
+        from trapeze.outset import without
+
         with without("typing_extensions"):  # which msgspec would import, for what is in `typing` by now: 4 ms
             from trapeze.cli import main as run
     run()

@@ -16,7 +16,7 @@ from trapeze.slots import addresses_of, count_of, users_of
 from trapeze.slots import problems as slot_problems
 from trapeze.spec import Config, SocketSpec
 
-__all__ = ["check", "shared_with_apps", "start_order"]
+__all__ = ["check", "shared_with_apps", "start_order", "unused_sockets"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _NAME_RULE = "letters, digits, _ . and -, at most 64, a letter, digit or _ first"
@@ -48,8 +48,10 @@ def _sockets(config: Config, problems: Problems) -> None:
             problems.add(path, "not a valid name", _NAME_RULE)
         found = _addresses(name, spec, config, problems)
         for address in found:
-            other = next((other for other, held in taken if other != path and _same(address, held)), None)
-            if other is not None:
+            other, held = next(((other, held) for other, held in taken if _same(address, held)), ("", address))
+            if other == path and held != address:  # what is listed twice, word for word, has been said
+                problems.add(join(path, "bind"), f"{address} is taken by {held}", "one of them is enough")
+            elif other and other != path:
                 problems.add(join(path, "bind"), f"{address} is taken by {other}", "each socket needs its own address")
             taken.append((path, address))
 
@@ -100,6 +102,14 @@ def shared_with_apps(config: Config) -> Iterator[tuple[str, str]]:
             if socket in users and socket in config.sockets:
                 reason = f'the app "{users[socket]}" accepts there too, and keeps the socket non-blocking'
                 yield join(join("services", name), "socket"), reason
+
+
+def unused_sockets(config: Config) -> Iterator[tuple[str, str]]:
+    """(path, reason) for each socket that no service names: it is bound, and whoever connects waits for ever."""
+    used = {socket for spec in config.services.values() for socket in spec.sockets}
+    for name in config.sockets:
+        if name not in used:
+            yield join("sockets", name), "no service accepts there: who connects waits for ever"
 
 
 def _order(config: Config, problems: Problems) -> None:

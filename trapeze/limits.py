@@ -7,7 +7,16 @@ import signal
 
 from trapeze.spec import ServiceSpec
 
-__all__ = ["INFINITY", "limit_names", "parse_rlimit", "parse_signal", "parse_size", "rlimit_pairs", "stop_signum"]
+__all__ = [
+    "INFINITY",
+    "limit_names",
+    "parse_rlimit",
+    "parse_signal",
+    "parse_size",
+    "rlimit_pairs",
+    "signal_name",
+    "stop_signum",
+]
 
 INFINITY = -1
 _LARGEST = 2**63 - 1
@@ -95,6 +104,13 @@ def parse_signal(text: str) -> int:
     if number not in signal.valid_signals():
         raise ValueError("there is no such signal")
     return number
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal as kill(1) and setpriv(1) know it: "TERM", "RTMIN+3"."""
+    if number >= signal.SIGRTMIN:
+        return f"RTMIN+{number - signal.SIGRTMIN}"
+    return signal.Signals(number).name.removeprefix("SIG")
 
 
 def stop_signum(spec: ServiceSpec) -> int:

@@ -220,17 +220,21 @@ class Machine:
 
     async def end_orphans(self, patience: float = 2.0) -> None:
         """The last act: nothing is left behind, not even who made a session of its own. TERM, then KILL."""
-        self._launcher.reap_strays()
-        deadline = self._loop.time() + patience
-        for signum in (signal.SIGTERM, signal.SIGKILL):
+        await self._orphans_gone(0.2)  # without a word: what a zygote had forked in advance has just been told to go
+        for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 1.0)):
             for pid in self._launcher.orphans():
                 # Its zombie is ours to reap, so the number cannot have gone to anybody else.
                 self.chronicle.note(f"orphan pid {pid} is still there: {signum.name}")
                 os.kill(pid, signum)
-            while self._launcher.orphans() and self._loop.time() < deadline:
-                await asyncio.sleep(0.02)
-                self._launcher.reap_strays()
-            deadline += 1.0
+            await self._orphans_gone(seconds)
+
+    async def _orphans_gone(self, seconds: float) -> None:
+        """Wait for it, so long at most."""
+        deadline = self._loop.time() + seconds
+        self._launcher.reap_strays()
+        while self._launcher.orphans() and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+            self._launcher.reap_strays()
 
     def shutdown(self) -> None:
         """Stop everything, in order."""

@@ -17,7 +17,7 @@ __all__ = ["Facts", "Message", "StartError", "parse"]
 _T = TypeVar("_T")
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Facts(Struct, frozen=True):
     """What a worker of ours says with READY=1."""
 
     interface: str = ""
@@ -29,7 +29,7 @@ class Facts(msgspec.Struct, frozen=True):
     """A server that is installed too and faster for most apps, where `backend = "auto"` has chosen; or empty."""
 
 
-class StartError(msgspec.Struct, frozen=True):
+class StartError(Struct, frozen=True):
     """Why a worker of ours could not start."""
 
     message: str

@@ -16,11 +16,10 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from typing import Self
-
-from msgspec import Struct
 
 __all__ = ["Journal", "LogLine", "Stream", "Subscription"]
 

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from trapeze.boot import BOOT
+from trapeze.limits import signal_name
 
 __all__ = [
     "DUMP_SIGNAL",
@@ -153,10 +154,19 @@ def is_plain(launch: Launch) -> bool:
 
 def plain_words(launch: Launch) -> list[str]:
     """The command line of a plain command."""
-    death = signal.Signals(launch.stop_signal).name.removeprefix("SIG")
     setpriv = _setpriv()
     assert setpriv is not None
-    return [setpriv, "--pdeathsig", death, "/bin/sh", "-c", _CHECK_PARENT, "sh", str(os.getpid()), *launch.argv]
+    return [
+        setpriv,
+        "--pdeathsig",
+        signal_name(launch.stop_signal),
+        "/bin/sh",
+        "-c",
+        _CHECK_PARENT,
+        "sh",
+        str(os.getpid()),
+        *launch.argv,
+    ]
 
 
 def job_of(launch: Launch, notify_fd: int | None, fork_fd: int | None = None) -> dict[str, object]:

@@ -207,11 +207,12 @@ def _limits(value: object, plain: list[Any], metas: list[Meta]) -> list[Why]:
 
 def _form(value: str, pattern: str) -> Why:
     if pattern == _OCTAL:
-        return Why("", f"expected an octal number of three digits as text, got {got(value)}", _octal_hint(value))
+        return Why("", f"expected an octal number as text, got {got(value)}", _octal_hint(value))
     return Why("", f"not a valid name: {got(value)}", "letters, digits, _ . and -, at most 64, a letter or digit first")
 
 
 def _octal_hint(value: object) -> str:
     digits = str(value)
-    meant = digits.zfill(3) if len(digits) <= 3 and not set(digits) - set("01234567") else "660"
-    return f'write it as "0{meant}"'
+    if set(digits) - set("01234567") or len(digits) > 3:
+        return 'its digits are 0 to 7, as in "0640"'
+    return f'write it as "0{digits.zfill(3)}"'

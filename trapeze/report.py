@@ -10,10 +10,22 @@ from msgspec import Struct
 
 from trapeze.events import Clock
 from trapeze.lifecycle import State
+from trapeze.listenqueue import look
+from trapeze.listensocket import ListenSocket
 from trapeze.planner import unwanted
 from trapeze.scoreboard import together
 from trapeze.service import Service
-from trapeze.status import Health, ProcessStatus, QueueTime, ServiceStatus, StandbyStatus, Status, Ticket, derive
+from trapeze.status import (
+    Health,
+    ProcessStatus,
+    QueueTime,
+    ServiceStatus,
+    SocketStatus,
+    StandbyStatus,
+    Status,
+    Ticket,
+    derive,
+)
 from trapeze.zygotes import IMPORTS
 
 __all__ = [
@@ -25,6 +37,7 @@ __all__ = [
     "pin",
     "progress",
     "service_status",
+    "socket_status",
     "why_nothing_kept",
 ]
 
@@ -92,6 +105,12 @@ def is_up(service: Service) -> bool:
     return judge(service)[0] in (Status.RUNNING, Status.DONE, Status.ROLLING) or (
         service.good is not None and health(service).ready > 0
     )
+
+
+def socket_status(held: ListenSocket) -> SocketStatus:
+    """One listening socket, and its queue."""
+    own = {field: getattr(held, field) for field in ("name", "address", "fd", "slot")}
+    return SocketStatus(**look(held.fd)._asdict(), **own, closed=held.doors_closed)
 
 
 def service_status(service: Service, since: float, clock: Clock, resident: Resident) -> ServiceStatus:

@@ -73,7 +73,7 @@ class Waits(Struct, frozen=True):
     def quantile(self, part: float) -> float:
         """Seconds that so large a part of them did not exceed: to the next power of two, and never above `longest`."""
         left = self.requests * part
-        for place, number in enumerate(self.times):
+        for place, number in enumerate(self.times[:-1]):  # the last bucket has no end
             left -= number
             if left <= 0 and number:
                 return min(bucket_end(place), self.longest)

@@ -30,7 +30,7 @@ _ONE_WISH = 0.2
 
 
 def install(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
-    """Obey HUP (reload), TERM and INT (stop; the second time fast), QUIT (fast), TTIN, TTOU, USR2 (upgrade), CHLD."""
+    """Obey HUP (reload), TERM, INT (stop; the second time fast), QUIT (fast), TTIN, TTOU, USR1, USR2, CHLD."""
     tasks: set[asyncio.Task[None]] = set()
 
     def keep(task: asyncio.Task[None]) -> None:

@@ -168,7 +168,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """The version of trapeze on the disk, which `upgrade` would run; empty where it cannot be read."""
 
 
-class Transition(Struct, frozen=True, kw_only=True):
+class Transition(Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """One change. The log line is its text, `GET /events` is its JSON."""
 
     revision: int

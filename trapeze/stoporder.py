@@ -1,4 +1,4 @@
-"""Which services wait for web services to stop. Pure; for who stops them, and for who reckons how long it takes."""
+"""Which services a web service waits for when all stop. Pure; for who stops them, and who reckons how long it takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Place(Struct, frozen=True):
 
 
 def follows_web(name: str, places: Mapping[str, Place]) -> bool:
-    """Does it come `after` a web service, be it by way of others? That one waits for it to leave."""
+    """Does the named service come `after` a web service, be it by way of others? Then that waits for it to leave."""
     seen, ahead = {name}, list(places[name].after)
     while ahead:
         other = ahead.pop()

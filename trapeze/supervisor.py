@@ -17,14 +17,14 @@ from trapeze.errors import TrapezeError, UnknownName
 from trapeze.events import Clock
 from trapeze.fronting import Fronting
 from trapeze.generation import Generation
-from trapeze.listenqueue import look
+from trapeze.limits import signal_name
 from trapeze.machine import Machine
 from trapeze.output import Journal
 from trapeze.process import Process
 from trapeze.report import Progress
 from trapeze.service import Service
 from trapeze.sockets import ListenSocket
-from trapeze.status import Snapshot, SocketStatus, Ticket, Transition
+from trapeze.status import Snapshot, Ticket, Transition
 from trapeze.swap import Swap
 from trapeze.sweep import sweep
 from trapeze.watching import Watch
@@ -245,9 +245,11 @@ class Supervisor:
         return self._ticket("restart", services, who, f" process {process}" if process is not None else "")
 
     def scale(self, name: str, who: str, *, count: int | None = None, delta: int = 0) -> Ticket:
-        """Want `count` processes, or `delta` more than now. Below 0 counts as 0."""
+        """Want `count` processes, or `delta` more than now. TrapezeError: there are not so many to take away."""
         service = self._named([name])[0]
-        wanted = max(0, (service.want.count if count is None else count) + delta)
+        wanted = (service.want.count if count is None else count) + delta
+        if wanted < 0:
+            raise TrapezeError(f"{name} has {service.want.count}, which cannot be {-delta} less")
         service.scale(wanted)
         return self._ticket("scale", [service], who, f" to {wanted}")
 
@@ -269,13 +271,15 @@ class Supervisor:
         return self._ticket("stop", services, who)
 
     def signal(self, name: str, signum: int, who: str, process: int | None = None) -> Ticket:
-        """Send a signal to a service's processes, or to one by its id."""
+        """Send a signal to a service's processes, or to one by its id. TrapezeError: there is none."""
         service = self._named([name])[0]
         targets = [self._process(service, process)] if process is not None else service.workers()
+        if not any(target.handle for target in targets):
+            raise TrapezeError(f"{name} has no process to send it to")
         for target in targets:
             if target.handle is not None:
                 target.handle.send(signum)
-        return self._ticket("signal", [service], who, f" {signum}")
+        return self._ticket("signal", [service], who, f" by {signal_name(signum)}")
 
     def shutdown(self, who: str, *, fast: bool = False) -> None:
         """Stop everything: web services first, then the others in reverse order. `fast` kills what is left."""
@@ -333,15 +337,7 @@ class Supervisor:
                 report.service_status(service, self._since(name), clock, self.resident)
                 for name, service in self.services.items()
             ],
-            sockets=[
-                SocketStatus(
-                    **look(held.fd)._asdict(),
-                    **{field: getattr(held, field) for field in ("name", "address", "fd", "slot")},
-                    closed=held.doors_closed,
-                )
-                for group in self.sockets.values()
-                for held in group
-            ],
+            sockets=[report.socket_status(held) for group in self.sockets.values() for held in group],
         )
 
     def _since(self, name: str) -> float:

@@ -30,8 +30,8 @@ def resolve(address: Tcp) -> tuple[int, tuple[object, ...]]:
     """
     family = socket.AF_INET6 if address.v6 else socket.AF_UNSPEC
     try:
-        # As bytes: for a str, Python imports the tables of international names, also where there is nothing to convert.
-        host = address.host.encode("ascii") if address.host.isascii() else address.host
+        # As bytes (`addresses` takes no other names): for a str, Python imports the tables of international names.
+        host = address.host.encode("ascii")
         found = socket.getaddrinfo(host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
     except socket.gaierror as error:
         reason = (error.strerror or str(error)).lower()

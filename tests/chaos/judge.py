@@ -164,7 +164,7 @@ def shot(events: Iterable[Mapping[str, Any]], killed: Iterable[int]) -> list[str
     return [
         f"{event['service']}: pid {event['pid']} did not leave: {event['why']}"
         for event in events
-        if event["to"] == "EXITED" and event["from_"] == "KILLING" and event["pid"] not in gone
+        if event["to"] == "EXITED" and event["from"] == "KILLING" and event["pid"] not in gone
     ]
 
 

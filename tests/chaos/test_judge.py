@@ -105,7 +105,7 @@ def test_what_no_kill_excuses(record: Record, pids: tuple[int, ...]) -> None:
 def event(revision: int, process: int | None, to: str, pid: int = 0, why: str = "", from_: str = "") -> dict[str, Any]:
     return {
         "revision": revision, "at": float(revision), "service": "web", "process": process, "pid": pid or process,
-        "generation": 1, "to": to, "why": why, "from_": from_,
+        "generation": 1, "to": to, "why": why, "from": from_,
     }  # fmt: skip
 
 

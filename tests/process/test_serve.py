@@ -98,6 +98,8 @@ def test_scale(server: Trapeze) -> None:
     assert to_nothing.code == 0, to_nothing
     assert server.service()["status"] == "STOPPED", "it is waited for"
     assert server.ctl("scale", "web", "2").code == 0
+    less = server.ctl("scale", "web", "-3")
+    assert (less.code, less.err) == (1, "error: web has 2, which cannot be 3 less\n")
     assert server.get("/").text == "hello"
     for bad in ("x", "", "1.5", "--1"):
         assert server.ctl("scale", "web", bad).code == 2
@@ -149,6 +151,9 @@ def test_signal(server: Trapeze, wire: Wire) -> None:
     assert server.ctl("signal", "side", "HUP", "--process", str(process["id"])).code == 0
     assert wire.line() == "side got HUP"
     assert server.ctl("signal", "side", "NOSUCH").code == 2
+    assert server.ctl("stop", "side").code == 0
+    nobody = server.ctl("signal", "side", "HUP")
+    assert (nobody.code, nobody.err) == (1, "error: side has no process to send it to\n")
 
 
 def test_logs(server: Trapeze) -> None:
@@ -180,9 +185,9 @@ def test_logs_and_events_are_followed(server: Trapeze, wire: Wire) -> None:
         assert logs.stdout.read() == b""
         assert [logs.wait(10), events.wait(10)] == [0, 0]
 
-    changes = [(each["service"], each["from_"], each["to"]) for each in seen]
+    changes = [(each["service"], each["from"], each["to"]) for each in seen]
     assert ("side", "READY", "STOPPING") in changes
-    assert seen[-1]["to"] in ("STOPPED", "EXITED")
+    assert seen[-1]["to"] in ("STOPPED", "EXITED"), seen[-5:]
     revisions = [each["revision"] for each in seen]
     assert revisions == sorted(set(revisions))
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.site import APPS, Site, ignored_of, run_command
+from trapeze.limits import parse_signal
 
 KINDS = ["plain", "shim", "worker"]
 """The three ways to start something: by setpriv, by our own prelude (a command with limits or sockets), an app."""
@@ -182,9 +183,10 @@ def test_commands_do_not_ignore_signals_that_python_does(site: Site) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("name", ["INT", "RTMIN", "RTMIN+1", "RTMAX", "35"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_stop_signal_is_the_death_signal(kind: str, site: Site) -> None:
-    assert started(site, kind, 'stop_signal = "INT"')["death_signal"] == signal.SIGINT
+def test_stop_signal_is_the_death_signal(kind: str, name: str, site: Site) -> None:
+    assert started(site, kind, f'stop_signal = "{name}"')["death_signal"] == parse_signal(name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

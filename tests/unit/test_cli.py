@@ -291,7 +291,7 @@ TOKEN = "hidden"
 
 
 def test_check(here: Path) -> None:
-    (here / "trapeze.toml").write_text(FILE)
+    (here / "trapeze.toml").write_text(FILE.replace("[services.jobs]", '[services.jobs]\nsocket = "web"'))
 
     assert told(invoke("check")) == (0, "ok: 1 command, 1 address\n", "")
     assert told(invoke("check", "--json")) == (0, '{"ok":true,"problems":[],"warnings":[],"notes":[]}\n', "")
@@ -318,6 +318,28 @@ def test_check_warns_of_a_socket_that_an_app_and_a_command_have(here: Path) -> N
     assert err.startswith('warning: trapeze.toml: services.more.socket: the app "web" accepts there too')
     (warning,) = json.loads(invoke("check", "--json").stdout)["warnings"]
     assert warning["path"] == "services.more.socket"
+
+
+def test_check_warns_of_a_socket_that_nobody_accepts_on(here: Path) -> None:
+    (here / "trapeze.toml").write_text(FILE)
+    code, out, err = told(invoke("check"))
+
+    hint = 'socket = "web" in the section of a service'
+    assert (code, out) == (0, "ok: 1 command, 1 address\n")
+    assert err == f"warning: trapeze.toml: sockets.web: no service accepts there: who connects waits for ever, {hint}\n"
+
+
+def test_check_asks_for_the_backend_of_a_section_with_mistakes(here: Path) -> None:
+    """But not where a mistake decides which interpreter is asked."""
+    text = '[sockets.web]\nbind = ":8000"\n[services.web]\napp = "shop:app"\nbackend = "gunicron"\n'
+    (here / "trapeze.toml").write_text(text + "threadz = 1\n")
+    known = invoke("check").stdout.splitlines()
+    (here / "trapeze.toml").write_text(text + 'threadz = 1\nvenv = "/nowhere"\n')
+    unknown = invoke("check").stdout
+
+    assert any(line.startswith("trapeze.toml: services.web.backend: unknown backend 'gunicron'") for line in known)
+    assert any(line.startswith("trapeze.toml: services.web.threadz: ") for line in known)
+    assert "services.web.backend" not in unknown
 
 
 @pytest.mark.parametrize("verb", [("status",), ("reload",), ("events",), ("upgrade",), ("shutdown",), ("stop", "x")])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trapeze.envfile import OURS, read_env_file, service_environment
 from trapeze.errors import ConfigError
-from trapeze.limits import limit_names, parse_rlimit, parse_signal, rlimit_pairs, stop_signum
+from trapeze.limits import limit_names, parse_rlimit, parse_signal, rlimit_pairs, signal_name, stop_signum
 from trapeze.spec import ServiceSpec
 
 VARIABLES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True)
@@ -181,6 +181,12 @@ def test_env_files_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
 def test_signal(text: str, number: int) -> None:
     assert parse_signal(text) == number
     assert stop_signum(ServiceSpec(command="x", stop_signal=text)) == number
+
+
+@pytest.mark.parametrize("number", sorted(signal.valid_signals()))
+def test_each_signal_has_a_name(number: int) -> None:
+    assert parse_signal(signal_name(number)) == number
+    assert "RTMAX" not in signal_name(number), "which setpriv does not know"
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "99", "٣", "TREM", "SIG", "SIG_DFL", "RTMIN+99", "RTMIN+", "9" * 5000])

@@ -120,6 +120,12 @@ def test_waits_are_kept_apart(table: Scoreboard, number: int) -> None:
     assert table.allocate(99) == slot and table.waited(slot) == Waits()
 
 
+def test_the_last_bucket_has_no_end() -> None:
+    found = Waits(requests=10, seconds=2000.0, longest=200.0, times=(*(0,) * 21, 10))
+
+    assert found.quantile(0.5) == 200.0
+
+
 def test_waits_of_those_who_left_are_kept(table: Scoreboard) -> None:
     """A counter must not fall because a worker was replaced; nor does it because the supervisor was."""
     for id, said in ((1, "t=999.5"), (2, "t=998"), (3, "never")):

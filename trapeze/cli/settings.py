@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import click
 import msgspec
 
 from trapeze import config as configuration
-from trapeze.checks import shared_with_apps
+from trapeze.checks import shared_with_apps, unused_sockets
 from trapeze.cli.common import config_option, json_option, name_option, say
 from trapeze.cli.run import config_path
 from trapeze.config import Resolved
@@ -55,6 +55,10 @@ def check(path: str | None, import_app: bool, as_json: bool) -> int:
     return 2 if problems else 0
 
 
+_ASKED_BY = {"app", "backend", "cwd", "env", "env_file", "group", "python", "user", "venv"}
+"""Fields that decide in which interpreter, and by whom, a backend is looked for."""
+
+
 def examine(resolved: Resolved, known: list[Problem], *, import_app: bool) -> list[Problem]:
     """Ask the machine and, in their own interpreters, the backends; return what is wrong beside what is `known`.
 
@@ -71,11 +75,25 @@ def examine(resolved: Resolved, known: list[Problem], *, import_app: bool) -> li
         seen.update(problem.path for problem in found)
     spoiled = {problem.path.split(".")[1] for problem in (*known, *found) if problem.path.startswith("services.")}
     clean = [name for name in resolved.config.services if name not in spoiled]
-    if clean:
-        origin = os.path.relpath(resolved.path) if resolved.path else ""
-        problems = verify.end(verify.begin(resolved, clean, import_app=import_app))
-        found += [problem if problem.origin else problem._replace(origin=origin) for problem in problems]
-    return found
+    problems = verify.end(verify.begin(resolved, clean, import_app=import_app)) if clean else []
+    problems += _backends_of(resolved, spoiled, (*known, *found))
+    origin = os.path.relpath(resolved.path) if resolved.path else ""
+    return found + [problem if problem.origin else problem._replace(origin=origin) for problem in problems]
+
+
+def _backends_of(resolved: Resolved, names: Collection[str], known: Sequence[Problem]) -> Iterator[Problem]:
+    """Is there such a backend? All that can be asked about a service with mistakes elsewhere, and only if they do not
+    stand in the way of asking."""
+    from trapeze import verify
+
+    for name in names:
+        wrong = {problem.path.split(".")[2] for problem in known if problem.path.startswith(f"services.{name}.")}
+        spec = resolved.config.services.get(name)
+        if spec is None or spec.app is None or wrong & _ASKED_BY:
+            continue
+        with contextlib.suppress(ValueError, KeyError, TypeError, ConfigError):
+            answer = verify.end(verify.begin(resolved, [name]))
+            yield from (problem for problem in answer if problem.path == f"services.{name}.backend")
 
 
 def _remarks(resolved: Resolved) -> tuple[list[Problem], list[Problem]]:
@@ -88,6 +106,9 @@ def _warnings(resolved: Resolved) -> Iterator[Problem]:
     hint = "have the command wait in poll() or select(), not in accept(), or give it a socket of its own"
     for path, reason in shared_with_apps(resolved.config):
         yield Problem(path, reason, hint, resolved.origins.get(path, ""))
+    for path, reason in unused_sockets(resolved.config):
+        hint = f'socket = "{path.split(".", 1)[1]}" in the section of a service'
+        yield Problem(path, reason, hint, os.path.relpath(resolved.path) if resolved.path else "")
 
 
 def _parts(resolved: Resolved) -> Iterator[Resolved]:
