@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -35,6 +34,7 @@ from trapeze.calls import (
 )
 from trapeze.door import Reply, Request, Text
 from trapeze.errors import TrapezeError, UnknownName, WaitTimeout
+from trapeze.limits import parse_signal
 from trapeze.settle import change, deadline_in, farewell, settle
 from trapeze.status import Ticket
 
@@ -243,13 +243,12 @@ async def _upgrade_lines(order: asyncio.Future[Mapping[str, object]], wait: floa
 
 
 def _signal_number(text: str) -> int:
-    name = text.upper().removeprefix("SIG")
-    with_name = getattr(signal, f"SIG{name}", None) if name.isalnum() else None
-    if isinstance(with_name, signal.Signals):
-        return int(with_name)
-    if name.isascii() and name.isdecimal() and 0 < int(name) < signal.NSIG:
-        return int(name)
-    raise Refusal(400, "usage", f'there is no signal "{text}"', hint="signal=USR1, signal=HUP, signal=10")
+    try:
+        return parse_signal(text)
+    except ValueError:
+        raise Refusal(
+            400, "usage", f'there is no signal "{text}"', hint="a name or a number, as USR1, SIGHUP, RTMIN+3, 10"
+        ) from None
 
 
 # ---- routing

@@ -295,7 +295,7 @@ def test_an_unknown_service(fake: FakeDoor) -> None:
     assert run("stop", "api") == (2, "", "error: no service 'api'\nhint: services: web, redis\n")
     assert run("signal", "web", "NOPE")[::2] == (
         2,
-        'error: there is no signal "NOPE"\nhint: signal=USR1, signal=HUP, signal=10\n',
+        'error: there is no signal "NOPE"\nhint: a name or a number, as USR1, SIGHUP, RTMIN+3, 10\n',
     )
 
 

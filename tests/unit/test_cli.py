@@ -342,6 +342,21 @@ def test_check_asks_for_the_backend_of_a_section_with_mistakes(here: Path) -> No
     assert "services.web.backend" not in unknown
 
 
+@pytest.mark.parametrize("words", [["--name", "", "status"], ["status", "--name", ""], ["serve", "x:y", "--name", ""]])
+def test_no_name_is_no_instance(words: list[str]) -> None:
+    code, out, err = told(invoke(*words))
+
+    assert (code, out) == (2, "")
+    assert err.startswith("error: invalid value for '--name': it is empty\n")
+
+
+def test_a_backend_that_nobody_knows() -> None:
+    code, out, err = told(invoke("backends", "nope"))
+
+    assert (code, out) == (2, "")
+    assert err.startswith("error: unknown backend 'nope', known in ")
+
+
 @pytest.mark.parametrize("verb", [("status",), ("reload",), ("events",), ("upgrade",), ("shutdown",), ("stop", "x")])
 def test_errors_as_json(verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     """Data like all other answers, with the exit code that the words have."""

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from trapeze import __version__
-from trapeze.cli.common import explain, say_error
+from trapeze.cli.common import explain, instance, say_error
 from trapeze.errors import TrapezeError
 
 __all__ = ["cli", "main"]
@@ -120,7 +120,7 @@ def _mute_stdout() -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no instance is running, 4 not done in time.",
 )
-@click.option("--name", metavar="NAME", help="Which instance; needed only where several run.")
+@click.option("--name", metavar="NAME", type=instance, help="Which instance; needed only where several run.")
 @click.version_option(__version__, prog_name="trapeze", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, name: str | None) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from trapeze.cli.common import json_option, say
 from trapeze.cli.servers import Environment, Found, environment, look
-from trapeze.errors import TrapezeError
+from trapeze.errors import TrapezeError, UnknownName
 from trapeze.render import aligned
 
 __all__ = ["backends"]
@@ -76,7 +76,7 @@ def _served(each: Found) -> list[str]:
 def _show_one(each: Found) -> int:
     """Everything about one backend."""
     if not each.fields:
-        raise TrapezeError(each.notes[0] if each.notes else f"{each.name} says nothing of itself")
+        raise UnknownName(each.notes[0] if each.notes else f"{each.name} says nothing of itself")
     version = f" {each.version}" if each.version else ""
     click.echo(f"{each.name}{version} in {each.venv}: serves {', '.join(_served(each))}")
     for note in each.notes:

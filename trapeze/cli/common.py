@@ -11,9 +11,16 @@ import msgspec
 
 from trapeze.errors import ConfigError, StartFailed, TrapezeError
 
-__all__ = ["config_option", "explain", "json_option", "name_option", "say_error"]
+__all__ = ["config_option", "explain", "instance", "json_option", "name_option", "say_error"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def instance(text: str) -> str:
+    """What --name takes. A variable of a script that is not set would otherwise mean another instance, or all."""
+    if not text:
+        raise click.BadParameter("it is empty")
+    return text
 
 
 def _set_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -24,7 +31,7 @@ def _set_name(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def name_option(function: _F) -> _F:
     """Add --name."""
-    return click.option("--name", metavar="NAME", callback=_set_name, help="Which instance.")(function)
+    return click.option("--name", metavar="NAME", type=instance, callback=_set_name, help="Which instance.")(function)
 
 
 def json_option(function: _F) -> _F:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from trapeze.cli.common import config_option, name_option
+from trapeze.cli.common import config_option, instance, name_option
 from trapeze.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class CommandLine(NamedTuple):
 @click.option("--access-log", is_flag=True, default=None, help="Log each request.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the server itself.")
 @click.option("--reload", "watch", is_flag=True, default=None, help="For development: new code when a file changes.")
-@click.option("--name", metavar="NAME", help="Name of this instance; default trapeze.")
+@click.option("--name", metavar="NAME", type=instance, help="Name of this instance; default trapeze.")
 @click.option("-c", "--config", "path", metavar="FILE", help="Run this file too; APP is its service web.")
 @click.pass_context
 def serve(ctx: click.Context, /, bind: tuple[str, ...], name: str | None, path: str | None, **flags: Any) -> int:
