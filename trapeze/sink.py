@@ -27,6 +27,9 @@ WRITE_SIZE = 64 * 1024
 CAREFUL_SIZE = 512
 """Bytes per write where the descriptor may block: what POSIX lets a pipe that polls as writable take at least."""
 
+CONTINUED = b"... "
+"""Before the rest of a line that another one has come into: only lines of over a MiB are taken in pieces."""
+
 Source = tuple[str, int | None, int | None, str]
 """Service, index, pid, stream: whose line it is."""
 
@@ -109,6 +112,8 @@ class Sink:
         self._scheduled: asyncio.Handle | None = None
         self._waiting = False
         self._open: Source | None = None
+        self._interrupted: set[Source] = set()
+        """In the middle of a line, with lines of others after what there is of it."""
         self._skipping: set[Source] = set()
         self._full = False
         self.dropped = 0
@@ -129,6 +134,9 @@ class Sink:
             if self.dropped:
                 self._mark()
             buffer += prefix
+            if source in self._interrupted:
+                self._interrupted.discard(source)
+                buffer += CONTINUED
         buffer += text
         if more:
             self._open = source
@@ -157,6 +165,7 @@ class Sink:
         self.dropped += 1
         if source == self._open:
             self._break()
+        self._interrupted.discard(source)  # its rest is skipped
         if more:
             self._skipping.add(source)
         return True
@@ -164,14 +173,15 @@ class Sink:
     def _break(self) -> None:
         """End the line that is in the middle of its pieces."""
         if self._open is not None:
+            self._interrupted.add(self._open)
             self._open = None
             self._buffer += b"\n"
 
     def _mark(self) -> None:
-        lines = "1 line" if self.dropped == 1 else f"{self.dropped} lines"
+        lines, them = ("1 line", "it") if self.dropped == 1 else (f"{self.dropped} lines", "them")
         self._reported += self.dropped
         self.dropped = 0
-        self._buffer += self._say(f"{lines} dropped: this output could not take them")
+        self._buffer += self._say(f"{lines} dropped: this output could not take {them}")
 
     def _flush(self) -> None:
         """Write what can be written now; see to it that the rest follows."""

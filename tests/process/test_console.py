@@ -143,7 +143,10 @@ def test_other_line_comes_between_pieces() -> None:
             console_.write(line("y", index=1))
             await turn()
 
-            assert read(out) == "web.0   | a\nweb.1   | x\nweb.0   | b\nweb.1   | y\n"
+            assert read(out) == "web.0   | a\nweb.1   | x\nweb.0   | ... b\nweb.1   | ... y\n"
+            console_.write(line("c"))
+            await turn()
+            assert read(out) == "web.0   | c\n", "a line of its own"
 
     run(main)
 
@@ -162,7 +165,7 @@ def test_every_line_has_its_prefix_and_no_text_is_lost(lines: list[tuple[tuple[s
             found: dict[str, str] = {}
             for each in read(out).splitlines():
                 label, text = re.fullmatch(r"(\S+) +\| (.*)", each).groups()  # type: ignore[union-attr]
-                found[label] = found.get(label, "") + text
+                found[label] = found.get(label, "") + text.removeprefix("... ")
             for service, index in {source[:2] for source, _, _ in lines}:
                 texts = [text for source, text, _ in lines if source[:2] == (service, index)]
                 assert found[f"{service}.{index}"] == "".join(texts)
