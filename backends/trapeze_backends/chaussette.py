@@ -58,6 +58,7 @@ class ChaussetteBackend(Backend):
 
     name = "chaussette"
     interfaces = frozenset({"wsgi"})
+    note = f"options.backend: {', '.join(SERVERS)}"
 
     def __init__(self) -> None:
         self._use("waitress" if is_installed("waitress") else "wsgiref")
