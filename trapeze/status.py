@@ -198,8 +198,10 @@ class Transition(Struct, frozen=True, kw_only=True):
         return f"{who}{pid} {self.to}" + (f": {self.why}" if self.why else "")
 
 
-_PREDICATES = ("exited with ", "killed by ", "not ready in ", "not done in ", "still there ", "cannot start: ")
-_PREDICATES += ("leaves of its own accord",)
+_PREDICATES = (
+    *("exited with ", "killed by ", "not ready in ", "not done in ", "still there ", "cannot start: "),
+    "leaves of its own accord",
+)
 
 
 def says(who: str, why: str) -> str:
