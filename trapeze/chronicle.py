@@ -17,7 +17,6 @@ from trapeze.output import Journal, LogLine
 from trapeze.process import Process
 from trapeze.service import Service
 from trapeze.status import Status, Transition
-from trapeze.zygotes import IMPORTS
 
 __all__ = ["Chronicle"]
 
@@ -51,10 +50,10 @@ class Chronicle:
             Transition(
                 revision=0,
                 at=self._wall() if before is process.state else self._clock.wall(process.since),
-                service=service.name if process.role == "worker" else f"{service.name} {process.role}",
+                service=_who(service, process),
                 process=process.id,
                 pid=process.pid,
-                index=None if process.role in IMPORTS else process.index,
+                index=process.index if process.role == "worker" else None,
                 generation=process.generation,
                 from_=before.value if before else "",
                 to=process.state.value,
@@ -127,7 +126,8 @@ class Chronicle:
             return  # written line by line just now, as what the worker has said
         if count == 1:
             what = "traceback" if process.error and process.error[1] else "last output"
-            text = f"{what} of {service.name}[{process.index}] pid {process.pid}:"
+            index = f"[{process.index}]" if process.role == "worker" else ""
+            text = f"{what} of {_who(service, process)}{index} pid {process.pid}:"
             self.note(text, service=service.name, level="error", output=output)
         elif count & (count - 1) == 0:
             self.note(f"{service.name}: same error again ({count} times)", service=service.name, level="error")
@@ -170,6 +170,13 @@ _VARYING = re.compile(r"0x[0-9a-fA-F]+|\b(?=[0-9a-f-]*\d)[0-9a-f]{8}[0-9a-f-]*\b
 def likeness(lines: Sequence[str]) -> list[str]:
     """What two outputs of one error have in common: no pids, ports, addresses, ids and times, but line numbers."""
     return [_VARYING.sub("#", line) for line in lines]
+
+
+def _who(service: Service, process: Process) -> str:
+    """A worker is told from the others by its index; the steps of pre_start are counted as the errors count them."""
+    if process.role == "worker":
+        return service.name
+    return f"{service.name} {process.role}" + (f" {process.index + 1}" if process.role == "pre_start" else "")
 
 
 def _url(address: str) -> str:

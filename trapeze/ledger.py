@@ -8,6 +8,7 @@ from trapeze import restart
 from trapeze.lifecycle import Outcome, State
 from trapeze.process import Process
 from trapeze.spec import RestartSpec
+from trapeze.status import says
 
 __all__ = ["Ledger"]
 
@@ -49,6 +50,7 @@ class Ledger:
         policy: RestartSpec,
         jitter: float,
         *,
+        who: str,
         current: bool,
         stands_in: bool = False,
         final: bool,
@@ -62,6 +64,7 @@ class Ledger:
             now: monotonic seconds.
             policy: of the generation it belonged to.
             jitter: a random draw from [0, 1).
+            who: the process by its name; "" for one that speaks for the app, not for itself.
             current: it was of the wanted generation; others do not make that one look bad.
             stands_in: it was of the generation that fills the gaps meanwhile: it is replaced whatever its end was.
             final: there is no sense in trying it again soon.
@@ -77,7 +80,7 @@ class Ledger:
         self.restarts += policy.policy != "never" and process.role == "worker"
         healthy = restart.forgiven(process.uptime(now), policy)
         if judged in _FAILURES or not healthy:
-            self.failure = f"{_label(process)} {process.why}".lstrip()
+            self.failure = says(who, process.why) if who else process.why
             self.output = _last_words(process)
         if not current and not stands_in:
             return
@@ -140,11 +143,3 @@ def _last_words(process: Process) -> Sequence[str]:
     if process.error is not None and process.error[1]:
         return process.error[1].rstrip("\n").split("\n")
     return process.stacks or list(process.tail)
-
-
-def _label(process: Process) -> str:
-    if process.role == "worker":
-        return f"worker {process.index}"
-    if process.role == "zygote" and process.error is not None:
-        return ""  # it speaks for the app, not for itself
-    return f"pre_start {process.index + 1}" if process.role == "pre_start" else process.role

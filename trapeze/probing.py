@@ -9,6 +9,7 @@ from collections.abc import Callable
 from trapeze.launch import Launcher
 from trapeze.probe import Probe
 from trapeze.process import Process
+from trapeze.readiness import After, Execute, parse_ready
 from trapeze.service import Service
 
 __all__ = ["start_probe"]
@@ -53,7 +54,18 @@ def start_probe(
 
     def done() -> None:
         process.said = ""
-        service.became_ready(process, f"{ready} answers")
+        service.became_ready(process, _met(generation.spec.ready or ready))
 
     probe = Probe.start(ready, loop, on_ready=done, on_note=say, run_exec=run_exec)
     return probe.cancel
+
+
+def _met(ready: str) -> str:
+    """That a condition is met, in words."""
+    match parse_ready(ready):
+        case After(seconds=seconds):
+            return f"{seconds:g} s have passed"
+        case Execute(command=command):
+            return f"{command} exited with status 0"
+        case _:
+            return f"{ready} answers"

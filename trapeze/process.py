@@ -26,6 +26,12 @@ TO_DUMP = 0.5
 """Seconds between the request for the stacks and SIGKILL: it takes milliseconds, where it works at all."""
 
 _TAIL_LINES = 40
+_SAID = 200
+"""Characters that are kept of what it had said when it was not ready in time."""
+
+_START_FAILED = 3
+"""Exit status of a worker of ours that has said why it cannot start."""
+
 _STACK_LINES = 400
 """Lines of a dump that are kept: a hundred threads come to a thousand or more."""
 
@@ -212,12 +218,19 @@ class Process:
     def overdue(self, now: float) -> str:
         """The reason in words why the deadline of the present state has passed."""
         if self.state is State.STARTING:
-            return f"not ready in {self._timeouts.start:g} s"
+            return self._late()
         if self.state is State.STOPPING:
-            return self._verdict or f"still there {self._timeouts.stop:g} s after the stop signal"
+            before = "" if self.overran is None else f"{self.why}, "
+            return self._verdict or f"{before}still there {self._timeouts.stop:g} s after the stop signal"
         if self.state is State.KILLING:
             return f"still there {now - self.since:.0f} s after SIGKILL: in uninterruptible sleep?"
         return self._verdict
+
+    def _late(self) -> str:
+        """What was to happen in time, and what came in its place: the probe's last answer, or its own STATUS=."""
+        what = "done" if self.role == "pre_start" else "ready"
+        said = self.said if len(self.said) <= _SAID else f"{self.said[:_SAID]} [...]"
+        return f"not {what} in {self._timeouts.start:g} s" + (f" ({said})" if said else "")
 
     def bury(self, status: int, now: float) -> Outcome:
         """The process was reaped with `status`. Return how that is to be judged."""
@@ -231,7 +244,8 @@ class Process:
     def _epitaph(self, before: State, reason: str, status: int) -> str:
         text = in_words(status)
         if self.error is not None:
-            return f"{self.error[0]} ({text})"
+            # That it has exited so says nothing that its reason does not say; any other end does.
+            return self.error[0] if status == _START_FAILED else f"{self.error[0]} ({text})"
         if self.asked and self.recycle and not (self._verdict and before is State.KILLING):
             return f"{text} (recycled: {self.recycle})"
         if (self.asked and not self._verdict) or before not in (State.STOPPING, State.KILLING) or not reason:

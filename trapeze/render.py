@@ -116,7 +116,9 @@ def _service_row(service: ServiceStatus, now: float) -> tuple[str, ...]:
 
 
 def _process_row(process: ProcessStatus, generation: int, now: float) -> tuple[str, ...]:
-    why = "; ".join(filter(None, (process.why, process.status)))
+    # One that was not ready in time leaves because of what it said last.
+    said = "" if process.status in process.why else process.status
+    why = "; ".join(filter(None, (process.why, said)))
     pid = "" if process.pid is None else str(process.pid)
     old = "" if process.generation == generation else str(process.generation)
     name, since = f"  [{process.index}] #{process.id}", ago(process.since, now)

@@ -18,6 +18,7 @@ __all__ = [
     "Ticket",
     "Transition",
     "derive",
+    "says",
 ]
 
 
@@ -192,8 +193,25 @@ class Transition(Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
         who = self.service if self.index is None else f"{self.service}[{self.index}]"
         pid = f" pid {self.pid}" if self.pid is not None else ""
         # An end says itself in words ("killed by SIGKILL"); every other change is named.
-        change = "" if self.to == "EXITED" else f" {self.to}" + (":" if self.why else "")
-        return f"{who}{pid}{change} {self.why}".rstrip()
+        if self.to == "EXITED":
+            return says(f"{who}{pid}", self.why)
+        return f"{who}{pid} {self.to}" + (f": {self.why}" if self.why else "")
+
+
+_PREDICATES = (
+    *("exited with ", "killed by ", "not ready in ", "not done in ", "still there ", "cannot start: "),
+    "leaves of its own accord",
+)
+
+
+def says(who: str, why: str) -> str:
+    """Return who ended and why: "worker 0 exited with status 3", but "worker 0: no module named 'shop'".
+
+    Args:
+        who: the process.
+        why: how it ended in our words, which go on from the name, or a reason in words of its own.
+    """
+    return f"{who} {why}".rstrip() if not why or why.startswith(_PREDICATES) else f"{who}: {why}"
 
 
 class Ticket(Struct, frozen=True):

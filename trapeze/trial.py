@@ -13,9 +13,13 @@ from trapeze.lifecycle import Outcome
 from trapeze.process import Process
 
 if TYPE_CHECKING:
+    from trapeze.generation import Generation
     from trapeze.service import Service
 
 __all__ = ["Trial"]
+
+_SHORT = 40
+"""Characters of a command that is named with its number."""
 
 
 class Trial:
@@ -75,6 +79,7 @@ class Trial:
             now,
             service.generations[process.generation].spec.restarts,
             service.host.jitter(),
+            who=_name(process, service.generations[process.generation]),
             current=process.generation == wanted,
             stands_in=self.stands_in(process),
             final=process.role == "pre_start" or self._is_verdict(process),
@@ -99,3 +104,14 @@ class Trial:
             return False
         proved = any(sibling.ready_at is not None for sibling in service.workers_of(process.generation))
         return not proved and (process.role == "zygote" or process.error is not None or process.overran is not None)
+
+
+def _name(process: Process, made: Generation) -> str:
+    """What it is called where its failure is told; "" if it speaks for the app, not for itself."""
+    if process.role == "worker":
+        return f"{'process' if made.spec.app is None else 'worker'} {process.index}"
+    if process.role == "pre_start":
+        command = made.steps[process.index]
+        named = f" ({command})" if len(command) <= _SHORT and command.isprintable() else ""
+        return f"pre_start {process.index + 1}{named}"
+    return "" if process.role == "zygote" and process.error is not None else process.role

@@ -39,8 +39,12 @@ def use_app_dir(directory: str) -> None:
         sys.path.insert(0, directory)
 
 
-def split(text: str) -> tuple[str, str, tuple[Any, ...] | None]:
+def split(text: str, *, what: str = "an app") -> tuple[str, str, tuple[Any, ...] | None]:
     """Return module, dotted object ("" when none is named), and the arguments of a call or None.
+
+    Args:
+        text: what the user wrote.
+        what: what it should name, for the message.
 
     Raises:
         StartError: it has no such form.
@@ -56,7 +60,7 @@ def split(text: str) -> tuple[str, str, tuple[Any, ...] | None]:
         if "/" in module or module.endswith(".py"):
             dotted = module.removesuffix(".py").strip("./").replace("/", ".")
             hint = f'it names a module, not a file: "{dotted}{":" + name if name else ""}"'
-        raise StartError(f"{text!r} does not name an app", hint=hint)
+        raise StartError(f"{text!r} does not name {what}", hint=hint)
     return module, name, arguments
 
 
@@ -68,7 +72,7 @@ def _literals(text: str, inside: str) -> tuple[Any, ...]:
     try:
         return tuple(ast.literal_eval(f"({inside},)"))
     except (ValueError, SyntaxError):
-        raise StartError(f"{text!r}: only literals can be passed to a factory") from None
+        raise StartError(f"{text!r}: only literals can be passed") from None
 
 
 def find_module(text: str) -> str | None:
@@ -137,18 +141,25 @@ def call_hook(field: str, text: str, app_dir: str) -> None:
     """Call "module:function" of a field of the service (`warm`, `after_fork`).
 
     Raises:
-        StartError: there is no such function, or it raised.
+        StartError: there is no such function, or it raised; the message names the field.
     """
-    module_name, name, arguments = split(text)
-    if not name:
-        raise StartError(f"{field}: {text!r} names no function", hint='write it as "package.module:function"')
-    function = _attribute(_import(module_name, app_dir), name)
+    try:
+        function, arguments = _function(text, app_dir)
+    except StartError as error:
+        raise StartError(f"{field}: {error.message}", hint=error.hint, traceback=error.traceback) from None
     if not callable(function):
         raise StartError(f"{field}: {text} cannot be called, it is {type(function).__name__}")
-    made = run_user_code(f"{field} {text} failed", lambda: function(*arguments or ()))
+    made = run_user_code(f"{field} {text} failed", lambda: function(*arguments))
     if hasattr(made, "__await__") and hasattr(made, "close"):
         made.close()
         raise StartError(f"{field}: {text} is asynchronous", hint="no event loop runs yet: make it a plain function")
+
+
+def _function(text: str, app_dir: str) -> tuple[Any, tuple[Any, ...]]:
+    module_name, name, arguments = split(text, what="a function")
+    if not name:
+        raise StartError(f"{text!r} names no function", hint='write it as "package.module:function"')
+    return _attribute(_import(module_name, app_dir), name), arguments or ()
 
 
 def _import(name: str, app_dir: str) -> ModuleType:

@@ -45,7 +45,7 @@ def test_it_ends_everything_in_order(site: Site) -> None:
 
     assert wire.rest() == ["side stop"]
     assert server.stderr.splitlines()[-1] == (
-        "error: bad FAILED, so everything was stopped: worker 0 exited with status 7"
+        "error: bad FAILED, so everything was stopped: process 0 exited with status 7"
     )
     assert "stopping, asked by exit_on_failure of bad" in server.output
 
@@ -63,7 +63,7 @@ def test_without_it_nothing_ends(site: Site) -> None:
     server.expect_error(".*")
     status_of(server, "bad", "FAILED")
 
-    assert server.service("bad")["why"] == "worker 0 exited with status 7"
+    assert server.service("bad")["why"] == "process 0 exited with status 7"
     assert server.stop() == 0
 
 
@@ -83,7 +83,7 @@ def test_also_when_it_fails_later(site: Site) -> None:
     os.kill(server.pids("x")[0], signal.SIGKILL)
 
     assert server.wait() == 1
-    assert server.stderr.splitlines()[-1].endswith("worker 0 exited with status 9")
+    assert server.stderr.splitlines()[-1].endswith("process 0 exited with status 9")
 
 
 def test_a_reload_that_is_rolled_back_is_no_failure(site: Site) -> None:
@@ -158,10 +158,10 @@ def test_status_says_why_and_when(site: Site) -> None:
     server.expect_error(".*")
     service = status_of(server, "x", "FAILED")
 
-    assert (service["why"], service["last_failure"]) == ("worker 0 exited with status 4",) * 2
+    assert (service["why"], service["last_failure"]) == ("process 0 exited with status 4",) * 2
     assert 50 < float(str(service["next_try"])) - float(str(service["since"])) <= 61
     row = next(line for line in server.ctl("status").out.splitlines() if line.startswith("x "))
-    assert re.search(r"FAILED .* worker 0 exited with status 4; next try in [0-9.]+ s$", row), row
+    assert re.search(r"FAILED .* process 0 exited with status 4; next try in [0-9.]+ s$", row), row
     assert server.stop() == 0
 
 

@@ -111,7 +111,7 @@ def test_crash_shows_the_last_lines(site: Site) -> None:
     assert "line 20" not in lines, "not all of it again"
     service = server.ready().service("x")
     assert service["restarts"] == 1
-    assert service["last_failure"] in ("worker 0 exited with status 3", "")
+    assert service["last_failure"] in ("process 0 exited with status 3", "")
     events = server.ctl("events", "--json").out
     assert "the end is near" in events
     assert server.stop() == 0
@@ -136,14 +136,14 @@ def test_crash_loop_of_a_command(site: Site) -> None:
 
     service = failed(server)
 
-    assert service["why"] == "worker 0 exited with status 4"
+    assert service["why"] == "process 0 exited with status 4"
     assert (service["restarts"], service["ready"], service["processes"]) == (3, 0, [])
     assert service["next_try"] - service["since"] > 50
     assert server.service("good")["status"] == "RUNNING"
     lines = own_lines(server)
     assert sum("last output of x[0]" in line for line in lines) == 1
     assert [line for line in lines if "same error again" in line] == ["ERROR x: same error again (2 times)"]
-    assert any(line.startswith("ERROR x FAILED: worker 0 exited with status 4") for line in lines)
+    assert any(line.startswith("ERROR x FAILED: process 0 exited with status 4") for line in lines)
     assert sum("cannot reach the broker" in line for line in lines) == 1
 
     # A second of nothing: the door holds the question back, as nothing happens.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -247,6 +248,7 @@ def test_after_a_time(site: Site) -> None:
     changes = [json.loads(line) for line in server.ctl("events", "--json").out.splitlines()]
     at = {change["to"]: change["at"] for change in changes if change["process"] == 1}
     assert at["READY"] - at["STARTING"] >= 0.299
+    assert [change["why"] for change in changes if change["to"] == "READY"] == ["0.3 s have passed"]
     assert server.stop() == 0
 
 
@@ -262,7 +264,27 @@ def test_after_a_time_needs_a_process(site: Site) -> None:
 
     why = failure(server)
 
-    assert why == "worker 0 exited with status 3 before it was ready"
+    assert why == "process 0 exited with status 3 before it was ready"
+    assert server.stop() == 0
+
+
+def test_the_last_answer_of_a_probe_is_the_reason(site: Site) -> None:
+    """Of a start that took too long: in the line of its end and in the failure."""
+    wire = site.wire()
+    server = site.up(f"""
+        [services.x]
+        command = {run_command("life.py", wire, "x")}
+        ready = 'exec:sh -c "exit 7"'
+        start_timeout = 2
+        restart = {{ intensity = 1, cap = 60 }}
+        """)
+    server.expect_error("x")
+
+    why = failure(server)
+
+    end = 'not ready in 2 s (sh -c "exit 7": exited 7), exited with status 0'
+    assert why == f"process 0 {end}"
+    server.wait_output(rf"x\[0\] pid [0-9]+ {re.escape(end)}$")
     assert server.stop() == 0
 
 
@@ -281,8 +303,7 @@ def test_start_timeout(site: Site) -> None:
 
     why = failure(server)
 
-    assert "not ready in 0.3 s" in why or "still there 0.2 s after the stop signal" in why
-    assert "killed by SIGKILL" in why
+    assert why == "process 0 not ready in 0.3 s, still there 0.2 s after the stop signal, killed by SIGKILL"
     assert wire.rest()[1:] == ["x term"]
     assert "not ready in 0.3 s" in server.ctl("events").out
     assert server.stop() == 0

@@ -228,7 +228,7 @@ def test_a_service_that_fails_is_in_the_status(manager: Manager, site: Site) -> 
         """
     server = site.up(config, env={"NOTIFY_SOCKET": manager.address})
     server.expect_error("bad")
-    while not manager.until("STATUS")["STATUS"].startswith("bad FAILED: worker 0 exited with status 3"):
+    while not manager.until("STATUS")["STATUS"].startswith("bad FAILED: process 0 exited with status 3"):
         pass
     assert server.stop() == 0
     manager.rest()

@@ -154,7 +154,7 @@ def test_task_that_fails_ends_the_start(site: Site) -> None:
         command = {life(wire, "jobs")}
         after = ["task"]
         """)
-    server.expect_error("task: worker 0 exited with status 4")
+    server.expect_error("task: process 0 exited with status 4")
 
     assert server.wait() == 1
     assert [line.split()[0] for line in wire.rest()] == ["task"]
@@ -176,7 +176,7 @@ def test_task_that_fails_and_nobody_waits_for(site: Site) -> None:
 
     until(lambda: server.door.exists() and server.service("task")["status"] == "FAILED", what="the failure")
 
-    assert server.service("task")["why"] == "worker 0 exited with status 4"
+    assert server.service("task")["why"] == "process 0 exited with status 4"
     assert server.service("jobs")["status"] == "RUNNING"
     assert server.stop() == 0
     assert wire.rest() == ["jobs stop"]

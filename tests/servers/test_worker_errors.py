@@ -329,7 +329,7 @@ def process_version(name: str) -> str:
     ("app", "said"),
     [("nothing()", "the factory shop:nothing() returned None"),
      ("raising()", "the factory shop:raising() failed: RuntimeError: no"),
-     ("named(x)", "'shop:named(x)': only literals can be passed to a factory")],
+     ("named(x)", "'shop:named(x)': only literals can be passed")],
 )  # fmt: skip
 def test_factories_that_fail(app: str, said: str, fails: Fails) -> None:
     assert fails(f"shop:{app}", files={"shop.py": FACTORIES})["message"] == said

@@ -337,7 +337,9 @@ def test_a_failing_after_fork_is_a_failed_start(facts: Make) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("factsapp:nothing", "module factsapp has no attribute 'nothing'"),
+        ("factsapp:nothing", "after_fork: module factsapp has no attribute 'nothing'"),
+        ("nomod:x", "after_fork: no module named 'nomod'"),
+        ("fact sapp:x", "after_fork: 'fact sapp:x' does not name a function"),
         ("factsapp", "after_fork: 'factsapp' names no function"),
         ("factsapp:never", "after_fork: factsapp:never is asynchronous"),
         ("factsapp:imported_by", "after_fork: factsapp:imported_by cannot be called, it is int"),

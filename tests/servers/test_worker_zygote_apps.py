@@ -228,6 +228,22 @@ def test_a_warm_that_fails_is_a_failed_import(zygote: Spawn, tcp: Make, run_dir:
     assert said["message"] == "warm warmapp:fails failed: LookupError: no such shelf"
 
 
+def test_a_warm_that_is_none_names_the_field(zygote: Spawn, tcp: Make, run_dir: Path) -> None:
+    """With the hint; otherwise it would seem to be the app that is missing."""
+    (run_dir / "warmapp.py").write_text(WARM)
+    said = zygote([tcp()], app="warmapp:app", interface="wsgi", warm="warmapp:fail").error()
+    assert said["message"] == "warm: module warmapp has no attribute 'fail'"
+    assert said["hint"] == "did you mean 'fails'?"
+
+
+def test_a_warm_that_cannot_be_imported_has_its_traceback(zygote: Spawn, tcp: Make, run_dir: Path) -> None:
+    (run_dir / "warmapp.py").write_text(WARM)
+    (run_dir / "cold.py").write_text("raise LookupError('no such shelf')\n")
+    said = zygote([tcp()], app="warmapp:app", interface="wsgi", warm="cold:x").error()
+    assert said["message"] == "warm: importing cold failed: LookupError: no such shelf"
+    assert "cold.py" in said["traceback"]
+
+
 # ---- what is not safe to fork ----
 
 THREAD = """

@@ -122,7 +122,7 @@ def test_broken_reload_falls_back() -> None:
 
     assert host.states() == ["0.1 READY", "1.1 READY"]
     assert host.service.want.generation == 1
-    assert host.rollbacks == [(2, "worker 0 no module named shop (exited with status 3)")]
+    assert host.rollbacks == [(2, "worker 0: no module named shop")]
     assert list(host.service.ledger.output) == ["Traceback", "boom"]
     assert status(host)[0] is Status.RUNNING
 
@@ -289,7 +289,7 @@ def test_failed_task_is_failed() -> None:
 
     host.newest().exit(3)
     host.go(1000.0)
-    assert status(host) == (Status.FAILED, "worker 0 exited with status 3")
+    assert status(host) == (Status.FAILED, "process 0 exited with status 3")
     assert not report.is_up(host.service)
 
     host.service.enable()
@@ -346,7 +346,7 @@ def test_pre_start_failure_counts() -> None:
     assert host.children == {}
 
     assert status(host)[0] is Status.FAILED
-    assert "pre_start 1 exited with status 1" in status(host)[1]
+    assert "pre_start 1 (migrate) exited with status 1" in status(host)[1]
 
 
 def test_pre_start_of_a_broken_reload() -> None:
