@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
@@ -44,6 +45,8 @@ def examine_programs(spec: ServiceSpec, env: Mapping[str, str], who: Person | No
         who: the user that it is handed to; None if it stays with us.
     """
     place = _Place(spec.cwd or "/", env.get("PATH", os.defpath), who)
+    if spec.app is not None and who is not None:
+        yield from _interpreter(spec, place)
     for field, words in _commands(spec):
         missing = [name for word in words for name in _VARIABLE.findall(word) if name not in env and name not in OURS]
         if missing:
@@ -54,6 +57,18 @@ def examine_programs(spec: ServiceSpec, env: Mapping[str, str], who: Person | No
             found = _program(field, program, place)
             if found is not None:
                 yield found
+
+
+def _interpreter(spec: ServiceSpec, place: _Place) -> Iterator[Found]:
+    """The Python of an app, which is ours where none is named. Whether there is one at all, `preflight` says."""
+    field, python = "user", sys.executable
+    if spec.python is not None:
+        field, python = "python", spec.python
+    elif spec.venv is not None:
+        field, python = "venv", f"{spec.venv}/bin/python"
+    fault = _fault(field, python, place, 0) if runs(python) else None
+    if fault is not None:
+        yield fault
 
 
 def _commands(spec: ServiceSpec) -> Iterator[tuple[str, list[str]]]:

@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def script(path: str, mode: int = 0o755, first: str = "#!/bin/sh") -> str:
 
 
 def said(**fields: Any) -> list[str]:
-    tree: dict[str, Any] = {"services": {"a": fields if "app" in fields else {"command": "/bin/sh", **fields}}}
+    tree: dict[str, Any] = {"services": {"a": {"command": "/bin/sh", **fields}}}
     if "app" in fields:
-        tree["sockets"] = {"a": {"bind": ":80"}}
+        python = {} if "venv" in fields else {"python": "/bin/sh"}  # ours may lie in the home directory of root
+        tree = {"services": {"a": {**python, **fields}}, "sockets": {"a": {"bind": ":80"}}}
     resolved = load(None, overlay=tree, environ={})
     problems = examine(resolved, {"PATH": "/bin:/usr/bin"})
     return [str(problem).removeprefix("flag: ").removeprefix("services.a.") for problem in problems]
@@ -262,6 +264,25 @@ def test_programs_without_an_interpreter(here: Path) -> None:
 
     for name in ("none", "text", "self"):
         assert said(command=f"./{name}") == []
+
+
+def test_python_that_the_user_may_not_execute(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor reach, by the link that it is in a virtual environment."""
+    script("home/python")
+    Path("venv/bin").mkdir(parents=True)
+    Path("venv/bin/python").symlink_to(here / "home/python")
+    Path("home").chmod(0o700)
+    kept_out = f'user "nobody" may not read and execute it: it may not enter {here}/home'
+
+    assert said(app="gone:x", venv="venv", user="nobody")[0].startswith(f"venv: {here}/venv/bin/python: {kept_out}")
+    assert said(app="gone:x", python="home/python", user="nobody")[0].startswith(
+        f"python: {here}/home/python: {kept_out}"
+    )
+    monkeypatch.setattr(sys, "executable", f"{here}/home/python")
+    tree = {"services": {"a": {"app": "gone:x", "user": "nobody"}}, "sockets": {"a": {"bind": ":80"}}}
+    (problem,) = examine(load(None, overlay=tree, environ={}), {"PATH": "/bin"})
+    assert (problem.path, problem.reason.partition(": ")[0]) == ("services.a.user", f"{here}/home/python")
+    assert said(app="gone:x", venv="venv") == []
 
 
 # -- directories ------------------------------------------------------------------------------------------------------
