@@ -17,8 +17,8 @@ from trapeze.envfile import service_environment
 from trapeze.errors import ConfigError, Problem
 from trapeze.limits import INFINITY, limit_names, rlimit_pairs
 from trapeze.problems import join
-from trapeze.programs import Found, examine_programs, runs
-from trapeze.reach import ENTER, READ, account, group_number, refusal, servant
+from trapeze.programs import examine_programs, runs
+from trapeze.reach import ENTER, READ, Found, account, group_number, refusal, servant
 from trapeze.spec import ControlSpec, ServiceSpec, SocketSpec
 
 __all__ = ["examine"]
@@ -182,9 +182,9 @@ def _closed_to(who: Person, spec: ServiceSpec, directory: str) -> Iterator[Found
 
 
 def _refused(field: str, path: str, who: Person, wanted: int, verb: str) -> Iterator[Found]:
-    refused = refusal(path, who, wanted, verb)
-    if refused is not None:
-        yield Found(field, refused.reason, refused.hint, refused.closed)
+    found = refusal(field, path, who, wanted, verb)
+    if found is not None:
+        yield found
 
 
 def _directories(spec: ServiceSpec) -> Iterator[Found]:

@@ -7,16 +7,15 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from trapeze.access import Person
 from trapeze.envfile import OURS
-from trapeze.reach import EXECUTE, READ, refusal
+from trapeze.reach import EXECUTE, READ, Found, refusal
 from trapeze.resolve import split
 from trapeze.spec import ServiceSpec
 
-__all__ = ["Found", "examine_programs", "find_program", "runs"]
+__all__ = ["examine_programs", "find_program", "runs"]
 
 _VARIABLE = re.compile(r"\{env:([^{}]*)\}")
 _FIRST_LINE = 256
@@ -24,16 +23,6 @@ _FIRST_LINE = 256
 _ENV = ("/usr/bin/env", "/bin/env")
 _DEEPEST = 4
 """Interpreters that are scripts themselves: the kernel gives up at the fifth."""
-
-
-class Found(Struct, frozen=True):
-    """One problem, before its origin is looked up."""
-
-    field: str
-    reason: str
-    hint: str = ""
-    closed: str = ""
-    """The file or directory that keeps the service's user out: it is said once, whatever lies behind it."""
 
 
 def examine_programs(spec: ServiceSpec, env: Mapping[str, str], who: Person | None) -> Iterator[Found]:
@@ -92,12 +81,13 @@ def _one(field: str, command: str | list[str]) -> Iterator[tuple[str, list[str]]
         yield field, words
 
 
-class _Place(Struct, frozen=True):
+class _Place:
     """Where programs are looked for, and for whom."""
 
-    cwd: str
-    path: str
-    who: Person | None
+    def __init__(self, cwd: str, path: str, who: Person | None) -> None:
+        self.cwd = cwd
+        self.path = path
+        self.who = who
 
     def candidates(self, program: str) -> list[str]:
         """What exec would try in turn, of what is there and may be run by somebody."""
@@ -143,11 +133,9 @@ def _fault(field: str, program: str, place: _Place, depth: int) -> Found | None:
     words = _first_line(program)
     # A script is read as well, by its interpreter.
     wanted, verb = (READ | EXECUTE, "read and execute") if words else (EXECUTE, "execute")
-    refused = refusal(program, place.who, wanted, verb) if place.who is not None else None
-    if refused is not None:
-        return Found(field, refused.reason, refused.hint, refused.closed)
-    if not words or depth > _DEEPEST:
-        return None
+    refused = refusal(field, program, place.who, wanted, verb) if place.who is not None else None
+    if refused is not None or not words or depth > _DEEPEST:
+        return refused
     interpreter = os.path.join(place.cwd, words[0])
     if not runs(interpreter):
         shown = interpreter if interpreter.isprintable() else ascii(interpreter)

@@ -15,7 +15,7 @@ from msgspec import Struct
 from trapeze.access import Entry, Person, allows, barred, entries
 from trapeze.spec import ServiceSpec
 
-__all__ = ["ENTER", "EXECUTE", "READ", "Account", "Refusal", "account", "group_number", "refusal", "servant"]
+__all__ = ["ENTER", "EXECUTE", "READ", "Account", "Found", "account", "group_number", "refusal", "servant"]
 
 READ = 4
 EXECUTE = ENTER = 1
@@ -31,13 +31,14 @@ class Account(Struct, frozen=True):
     """Primary group; None for a number that no user has."""
 
 
-class Refusal(Struct, frozen=True):
-    """Why somebody is kept out."""
+class Found(Struct, frozen=True):
+    """One problem of a service or a socket, before its origin is looked up."""
 
-    closed: str
-    """The file or directory that does it."""
+    field: str
     reason: str
-    hint: str
+    hint: str = ""
+    closed: str = ""
+    """The file or directory that keeps the service's user out: it is said once, whatever lies behind it."""
 
 
 def account(user: str) -> Account | None:
@@ -86,7 +87,7 @@ def _groups(who: Account) -> list[int]:
     return os.getgrouplist(pwd.getpwuid(who.uid).pw_name, who.gid)
 
 
-def refusal(path: str, who: Person, wanted: int, verb: str) -> Refusal | None:
+def refusal(field: str, path: str, who: Person, wanted: int, verb: str) -> Found | None:
     """Why this user may not get at a path: READ, or EXECUTE for a program, or ENTER for a directory; None if it may.
 
     None as well where we cannot look: then others say what is wrong.
@@ -105,7 +106,8 @@ def refusal(path: str, who: Person, wanted: int, verb: str) -> Refusal | None:
     because = "" if itself else f": it may not enter {closed.path}"
     reason = f'{path}: user "{who.name}" may not {verb} it{because} ({about})'
     way_out = "give it to that user" if itself else "choose another place"
-    return Refusal(closed.path, reason, f"{_chmod(closed, who, wanted if itself else ENTER)}, or {way_out}")
+    hint = f"{_chmod(closed, who, wanted if itself else ENTER)}, or {way_out}"
+    return Found(field, reason, hint, closed.path)
 
 
 def _chmod(closed: Entry, who: Person, wanted: int) -> str:

@@ -201,11 +201,11 @@ def test_the_kernel_is_asked_only_about_those_kept_out(here: Path, monkeypatch: 
 
     monkeypatch.setattr(reach, "_granted", granted)
 
-    assert refusal(f"{here}/fine", STRANGER, EXECUTE, "execute") is None
+    assert refusal("command", f"{here}/fine", STRANGER, EXECUTE, "execute") is None
     assert asked == []
-    assert refusal(f"{here}/priv", STRANGER, EXECUTE, "execute") is None
+    assert refusal("command", f"{here}/priv", STRANGER, EXECUTE, "execute") is None
     assert asked == [f"{here}/priv"]
-    assert refusal(f"{here}/gone", STRANGER, READ, "read") is None
+    assert refusal("command", f"{here}/gone", STRANGER, READ, "read") is None
 
 
 # -- interpreters -----------------------------------------------------------------------------------------------------
