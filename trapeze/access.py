@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Collection
@@ -9,6 +10,9 @@ from collections.abc import Collection
 from msgspec import Struct
 
 __all__ = ["Entry", "Person", "allows", "barred", "entries", "person"]
+
+_MOST_LINKS = 40
+"""As many as the kernel follows."""
 
 
 class Person(Struct, frozen=True):
@@ -53,16 +57,38 @@ def allows(entry: Entry, who: Person, wanted: int) -> bool:
 
 
 def entries(path: str) -> list[Entry]:
-    """Return what decides about a path: its directories from the root on, then itself. OSError where we cannot look."""
-    whole = os.path.realpath(path)
-    parts = [whole]
-    while parts[-1] != "/":
-        parts.append(os.path.dirname(parts[-1]))
-    found = []
-    for part in reversed(parts):
-        status = os.stat(part)
-        found.append(Entry(part, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)))
-    return found
+    """Return what decides about a path: the directories that are entered, `/` first, then the file itself.
+
+    Links are followed as the kernel does: the directories that hold them are entered too. Where `..` leads back, those
+    that were entered in vain count likewise. OSError where we cannot look.
+    """
+    found: dict[str, Entry] = {}
+    here = _enter("/", os.stat("/"), found)
+    left = os.path.join(os.getcwd(), path).split("/")[::-1]
+    links = 0
+    while left:
+        part = left.pop()
+        if part in ("", "."):
+            continue
+        whole = os.path.dirname(here) if part == ".." else os.path.join(here, part)
+        status = os.lstat(whole)
+        if not stat.S_ISLNK(status.st_mode):
+            here = _enter(whole, status, found)
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink(whole)
+        here = "/" if target.startswith("/") else here
+        left += reversed(target.split("/"))
+    return list(found.values())
+
+
+def _enter(path: str, status: os.stat_result, found: dict[str, Entry]) -> str:
+    """Note one step of the way; where it ends comes last, though it may have been passed before."""
+    found.pop(path, None)
+    found[path] = Entry(path, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+    return path
 
 
 def barred(chain: Collection[Entry], who: Person) -> Entry | None:

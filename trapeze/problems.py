@@ -26,6 +26,7 @@ _KINDS: dict[object, str] = {
     Any: "any value",
 }
 _OCTAL = "^0?[0-7]{3}$"
+_PATH = "^/"
 
 
 class Why(NamedTuple):
@@ -208,6 +209,8 @@ def _limits(value: object, plain: list[Any], metas: list[Meta]) -> list[Why]:
 def _form(value: str, pattern: str) -> Why:
     if pattern == _OCTAL:
         return Why("", f"expected an octal number as text, got {got(value)}", _octal_hint(value))
+    if pattern == _PATH:
+        return Why("", f"expected a path, got {got(value)}", 'as in "/healthz"')
     return Why("", f"not a valid name: {got(value)}", "letters, digits, _ . and -, at most 64, a letter or digit first")
 
 

@@ -24,6 +24,7 @@ GROUPS: dict[str, set[str]] = {
     "errors": {"trapeze", "errors", "nginx"},
     "spec": {"addresses", "buckets", "limits", "readiness", "slots", "spec", "spec_nginx"},
     "config": {
+        "access",
         "checks",
         "checks_nginx",
         "checks_process",
@@ -38,12 +39,13 @@ GROUPS: dict[str, set[str]] = {
         "overlay",
         "preflight",
         "problems",
+        "programs",
+        "reach",
         "resolve",
         "schema",
     },
     "decisions": {"lifecycle", "metrics", "notify", "planner", "restart", "status", "stoporder"},
     "mechanisms": {
-        "access",
         "boot",
         "console",
         "doorman",

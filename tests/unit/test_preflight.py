@@ -13,7 +13,9 @@ import pytest
 
 from trapeze import preflight
 from trapeze.config import load
-from trapeze.preflight import Account, account, examine, find_program
+from trapeze.preflight import examine
+from trapeze.programs import find_program
+from trapeze.reach import Account, account
 
 ROOT = os.geteuid() == 0
 NOBODY = "no-such-user-x"
