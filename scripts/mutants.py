@@ -104,10 +104,13 @@ MUTANTS = [
     Mutant(
         "planner",
         "the healthy one leaves instead of the recycled one",
-        "(not outdated(seen, first), seen.index not in covered)",
-        "seen.index not in covered",
+        "(not outdated(seen, first), seen.generation",
+        "(seen.generation",
     ),
     Mutant("planner", "one of another slot leaves", ", seen.index not in covered)", ", 0)"),
+    Mutant(
+        "planner", "the proof of new code leaves first", "seen.generation == want.generation, seen.index", "seen.index"
+    ),
     Mutant("planner", "unready old ones stay", "(*leaving, *serving[:spare])", "serving[:spare]"),
     Mutant("planner", "processes marked for retirement stay", " or seen.retire or", " or"),
     Mutant("planner", "scaling down stops nobody", " or seen.index >= want.count", ""),

@@ -284,9 +284,12 @@ def _stops(
     # Unready ones cost nothing: they serve nobody, and their memory makes room for the right ones.
     leaving = [seen for seen in old if seen.state is not State.READY]
     serving = sorted((seen for seen in old if seen.state is State.READY), key=lambda seen: (seen.since, seen.id))
-    # Of the same slot as a new one, if there are such: it accepts where nobody else may (`listen = "per-worker"`).
+    # Those of new code last: they show that it serves, and without that other rules hold. Before them those of the same
+    # slot as a new one, if there are such: it accepts where nobody else may (`listen = "per-worker"`).
     covered = {seen.index for seen in live if seen.state is State.READY and not outdated(seen, want)}
-    serving.sort(key=lambda seen: (not outdated(seen, first), seen.index not in covered))
+    serving.sort(
+        key=lambda seen: (not outdated(seen, first), seen.generation == want.generation, seen.index not in covered)
+    )
     if rules.exclusive:
         spare = len(serving)
     else:

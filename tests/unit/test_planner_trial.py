@@ -138,6 +138,20 @@ def test_older_ones_do_not_stand_in() -> None:
     assert stops(plan(view, WANT, Rules(), IMPORTING)) == [1]
 
 
+def test_the_one_that_shows_that_new_code_serves_is_replaced_last() -> None:
+    """Without it nothing would show that the code serves, and the floor would be that of the generation before."""
+    view = [replace(each, retire=True) for each in seen(R, generation=3)] + seen(R, R, generation=1, first=10)
+    gate = Gate(stand_in=StandIn(generation=2, count=1))
+    after = settled_view(view, Want(3, 3), Rules(surge=0, unavailable=1), gate)
+
+    assert [(each.id, each.generation, each.state) for each in after] == [
+        (1, 3, R),
+        (10, 1, X),
+        (11, 1, R),
+        (100, 3, S),
+    ]
+
+
 def test_a_service_that_must_not_overlap_has_none() -> None:
     assert spawns(plan([], WANT, Rules(exclusive=True), IMPORTING)) == []
 
