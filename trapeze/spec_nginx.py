@@ -1,6 +1,4 @@
-"""The section [nginx]: what the nginx in front is to look like. See `spec` for the rules."""
-
-from __future__ import annotations
+"""The section [nginx]: what the nginx in front is to look like. For the rules, and what is not imported, see `spec`."""
 
 from typing import Annotated
 
