@@ -106,9 +106,8 @@ def shared_with_apps(config: Config) -> Iterator[tuple[str, str]]:
 
 def unused_sockets(config: Config) -> Iterator[tuple[str, str]]:
     """(path, reason) for each socket that no service names: it is bound, and whoever connects waits for ever."""
-    used = {socket for spec in config.services.values() for socket in spec.sockets}
     for name in config.sockets:
-        if name not in used:
+        if not users_of(name, config):
             yield join("sockets", name), "no service accepts there: who connects waits for ever"
 
 
