@@ -18,7 +18,7 @@ from trapeze.errors import ConfigError, Problem
 from trapeze.limits import INFINITY, limit_names, rlimit_pairs
 from trapeze.problems import join
 from trapeze.programs import examine_programs, runs
-from trapeze.reach import ENTER, READ, Found, account, group_number, refusal, servant
+from trapeze.reach import ENTER, READ, Found, account, group_number, handed_to, refusal
 from trapeze.spec import ControlSpec, ServiceSpec, SocketSpec
 
 __all__ = ["examine"]
@@ -132,7 +132,7 @@ def _service(spec: ServiceSpec, directory: str, environ: Mapping[str, str]) -> I
 
 
 def _all_of(spec: ServiceSpec, directory: str, environ: Mapping[str, str]) -> Iterator[Found]:
-    who = servant(spec)
+    who = handed_to(spec)
     spec = replace(spec, cwd=spec.cwd or directory)
     yield from _credentials(spec)
     yield from _directories(spec)

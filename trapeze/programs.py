@@ -15,7 +15,7 @@ from trapeze.reach import EXECUTE, READ, Found, refusal
 from trapeze.resolve import split
 from trapeze.spec import ServiceSpec
 
-__all__ = ["examine_programs", "find_program", "runs"]
+__all__ = ["candidates", "examine_programs", "runs"]
 
 _VARIABLE = re.compile(r"\{env:([^{}]*)\}")
 _FIRST_LINE = 256
@@ -89,18 +89,14 @@ class _Place:
         self.path = path
         self.who = who
 
-    def candidates(self, program: str) -> list[str]:
-        """What exec would try in turn, of what is there and may be run by somebody."""
-        if "/" in program:
-            tried = [os.path.join(self.cwd, program)]
-        else:
-            tried = [os.path.join(self.cwd, part, program) for part in self.path.split(os.pathsep)]
-        return [each for each in tried if runs(each)]
 
+def candidates(program: str, cwd: str, path: str) -> list[str]:
+    """What exec would try in turn, of what is there and may be run by somebody.
 
-def find_program(program: str, cwd: str, path: str) -> str | None:
-    """Where exec would find it, or None. Relative entries of the search path count from `cwd`."""
-    return next(iter(_Place(cwd, path, None).candidates(program)), None)
+    Relative entries of the search path count from `cwd`.
+    """
+    parts = [""] if "/" in program else path.split(os.pathsep)
+    return [each for part in parts if runs(each := os.path.join(cwd, part, program))]
 
 
 def runs(path: str) -> bool:
@@ -110,8 +106,7 @@ def runs(path: str) -> bool:
 
 def _program(field: str, program: str, place: _Place, depth: int = 0) -> Found | None:
     """Why a program cannot be run: exec goes on to the next of its name that can be, and complains of the first."""
-    candidates = place.candidates(program)
-    faults = [_fault(field, each, place, depth) for each in candidates]
+    faults = [_fault(field, each, place, depth) for each in candidates(program, place.cwd, place.path)]
     if faults:
         return None if None in faults else faults[0]
     if "/" not in program:

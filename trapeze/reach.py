@@ -15,7 +15,7 @@ from msgspec import Struct
 from trapeze.access import Entry, Person, allows, barred, entries
 from trapeze.spec import ServiceSpec
 
-__all__ = ["ENTER", "EXECUTE", "READ", "Account", "Found", "account", "group_number", "refusal", "servant"]
+__all__ = ["ENTER", "EXECUTE", "READ", "Account", "Found", "account", "group_number", "handed_to", "refusal"]
 
 READ = 4
 EXECUTE = ENTER = 1
@@ -64,7 +64,7 @@ def group_number(group: str) -> int | None:
         return None
 
 
-def servant(spec: ServiceSpec) -> Person | None:
+def handed_to(spec: ServiceSpec) -> Person | None:
     """Whom a service is handed to by root, with the groups that its processes get (as `generation.identity` has it).
 
     None where it stays with us, where that is root again, and where user or group does not exist.

@@ -14,7 +14,7 @@ import pytest
 from trapeze import preflight
 from trapeze.config import load
 from trapeze.preflight import examine
-from trapeze.programs import find_program
+from trapeze.programs import candidates
 from trapeze.reach import Account, account
 
 ROOT = os.geteuid() == 0
@@ -263,12 +263,12 @@ def test_env_files(here: Path) -> None:
     ]
 
 
-def test_find_program(here: Path) -> None:
+def test_candidates(here: Path) -> None:
     program("bin/tool")
 
-    assert find_program("tool", "/", f"/nowhere:{here}/bin") == f"{here}/bin/tool"
-    assert find_program("bin/tool", str(here), "") == f"{here}/bin/tool"
-    assert find_program("tool", "/", "/nowhere") is None
+    assert candidates("tool", "/", f"/nowhere:{here}/bin") == [f"{here}/bin/tool"]
+    assert candidates("bin/tool", str(here), "") == [f"{here}/bin/tool"]
+    assert candidates("tool", "/", "/nowhere") == []
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from trapeze.access import Entry, Person, entries
 from trapeze.config import load
 from trapeze.errors import ConfigError
 from trapeze.preflight import examine
-from trapeze.reach import EXECUTE, READ, refusal, servant
+from trapeze.reach import EXECUTE, READ, handed_to, refusal
 from trapeze.spec import ServiceSpec
 
 ROOT = os.geteuid() == 0
@@ -159,15 +159,15 @@ def test_servant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid, 7, 8])
 
     own = NOBODY.pw_gid
-    assert servant(ServiceSpec(user="nobody")) == Person("nobody", NOBODY.pw_uid, [own, own, 7, 8])
-    assert servant(ServiceSpec(user="nobody", group="5")) == Person("nobody", NOBODY.pw_uid, [5, own, 7, 8])
-    assert servant(ServiceSpec(user="3999999999", group="5")) == Person("3999999999", 3999999999, [5])
-    assert servant(ServiceSpec(user="3999999999")) is None
-    assert servant(ServiceSpec(user="no-such-user-x")) is None
-    assert servant(ServiceSpec(user="root")) is None
-    assert servant(ServiceSpec(group="5")) is None
+    assert handed_to(ServiceSpec(user="nobody")) == Person("nobody", NOBODY.pw_uid, [own, own, 7, 8])
+    assert handed_to(ServiceSpec(user="nobody", group="5")) == Person("nobody", NOBODY.pw_uid, [5, own, 7, 8])
+    assert handed_to(ServiceSpec(user="3999999999", group="5")) == Person("3999999999", 3999999999, [5])
+    assert handed_to(ServiceSpec(user="3999999999")) is None
+    assert handed_to(ServiceSpec(user="no-such-user-x")) is None
+    assert handed_to(ServiceSpec(user="root")) is None
+    assert handed_to(ServiceSpec(group="5")) is None
     monkeypatch.setattr(os, "geteuid", lambda: 5)
-    assert servant(ServiceSpec(user="nobody")) is None
+    assert handed_to(ServiceSpec(user="nobody")) is None
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can become another user")
